@@ -1,0 +1,67 @@
+/**
+ * The one logger: events with a fixed message and variable fields, made in main.ts and passed down.
+ * As JSON for machines and journals, as one readable line an event on a terminal.
+ */
+import { type DestinationStream, type Logger as PinoLogger, pino } from 'pino';
+
+export const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
+export type LogLevel = (typeof logLevels)[number];
+
+/** The part of pino that the project uses. */
+export type Logger = Pick<
+  PinoLogger,
+  'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'level'
+>;
+
+export interface LoggerOptions {
+  level: LogLevel;
+  /** `json`: one JSON object a line. `text`: one readable line an event. */
+  format: 'json' | 'text';
+  /** Whether `text` lines may use colour. Default: no. */
+  colour?: boolean;
+  /** Where the lines go. Default: standard error. */
+  destination?: DestinationStream;
+}
+
+/** A pino logger that writes to `options.destination` in the form asked for. */
+export function createLogger(options: LoggerOptions): PinoLogger {
+  const out = options.destination ?? pino.destination({ dest: 2, sync: true });
+  const target =
+    options.format === 'json'
+      ? out
+      : { write: (line: string) => out.write(textLine(line, options.colour ?? false)) };
+  return pino(
+    { level: options.level, base: null, timestamp: pino.stdTimeFunctions.isoTime },
+    target,
+  );
+}
+
+const labels: Record<number, { name: string; colour: number }> = {
+  10: { name: 'trace', colour: 90 },
+  20: { name: 'debug', colour: 90 },
+  30: { name: 'info', colour: 32 },
+  40: { name: 'warning', colour: 33 },
+  50: { name: 'error', colour: 31 },
+  60: { name: 'fatal', colour: 31 },
+};
+
+/** One pino line (JSON) as text: `warning: message: reason (field=value …)`. */
+export function textLine(json: string, colour: boolean): string {
+  const { level, time: _time, msg, err, ...fields } = JSON.parse(json) as Record<string, unknown>;
+  const label = labels[Number(level)] ?? { name: String(level), colour: 0 };
+  const name = colour ? `\u001b[${label.colour}m${label.name}\u001b[0m` : label.name;
+  const rest = Object.entries(fields).map(([key, value]) => `${key}=${shown(value)}`);
+  const reason = errorText(err);
+  const text = [String(msg ?? ''), reason].filter((part) => part !== '').join(': ');
+  return `${name}: ${text}${rest.length > 0 ? ` (${rest.join(' ')})` : ''}\n`;
+}
+
+function errorText(err: unknown): string {
+  if (typeof err !== 'object' || err === null) return '';
+  const { message } = err as { message?: unknown };
+  return typeof message === 'string' ? message : '';
+}
+
+function shown(value: unknown): string {
+  return typeof value === 'string' && /^[\w./:@+~-]+$/.test(value) ? value : JSON.stringify(value);
+}
