@@ -1,0 +1,95 @@
+/**
+ * Runs the tests: those of the units side by side, then those of test/e2e one at a time.
+ * Arguments choose tests whose file name has one of them in it. REQUIRE_TESTS=1 makes a skip a failure.
+ */
+import { existsSync } from 'node:fs';
+import { readdir } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
+import { Readable } from 'node:stream';
+import { finished } from 'node:stream/promises';
+import { run } from 'node:test';
+import { spec } from 'node:test/reporters';
+
+const root = join(import.meta.dirname, '..');
+/** Against a test that hangs; far above what any file needs. */
+const fileTimeout = 20 * 60_000;
+
+/** The compiled form of every test that has a source, sorted; compiled tests without one do not count. */
+async function findTests(wanted) {
+  const names = await readdir(join(root, 'test'), { recursive: true });
+  const tests = names
+    .filter((name) => name.endsWith('.test.ts'))
+    .filter((name) => wanted.length === 0 || wanted.some((part) => name.includes(part)))
+    .sort();
+  return {
+    unit: tests.filter((name) => !name.startsWith('e2e/')).map(compiledFile),
+    endToEnd: tests.filter((name) => name.startsWith('e2e/')).map(compiledFile),
+  };
+}
+
+function compiledFile(name) {
+  const file = join(root, 'dist/test', name.replace(/\.ts$/, '.js'));
+  if (!existsSync(file)) throw new Error(`${file} is not there: run node test/prepare.mjs first`);
+  return file;
+}
+
+/** The counts of one run, as its closing lines have them (`tests 5`, `skipped 1`), by name. */
+const totals = new Map();
+const skips = [];
+
+/** Passes on what the runs report, with one closing summary of all in place of one for each. */
+async function* reportOf(runs, signal) {
+  for (const { files, concurrency } of runs) {
+    for await (const event of run({ files, concurrency, signal, timeout: fileTimeout })) {
+      noteSkip(event);
+      if (!takeTotal(event)) yield event;
+    }
+  }
+  for (const [name, total] of totals) {
+    yield { type: 'test:diagnostic', data: { nesting: 0, message: `${name} ${total}` } };
+  }
+}
+
+function takeTotal({ type, data }) {
+  if (type !== 'test:diagnostic' || data.nesting !== 0 || data.file !== undefined) return false;
+  const [, name, value] = /^([a-z_]+) (\d+(?:\.\d+)?)$/.exec(data.message) ?? [];
+  if (name === undefined) return false;
+  totals.set(name, (totals.get(name) ?? 0) + Number(value));
+  return true;
+}
+
+function noteSkip({ type, data }) {
+  if (type !== 'test:pass' && type !== 'test:fail') return;
+  if (data.skip === undefined) return;
+  skips.push(`${data.name}${typeof data.skip === 'string' ? `: ${data.skip}` : ''}`);
+}
+
+/** Why the run as a whole has failed, or an empty list. */
+function failures() {
+  const reasons = ['fail', 'cancelled']
+    .filter((name) => (totals.get(name) ?? 0) > 0)
+    .map((name) => `${totals.get(name)} ${name === 'fail' ? 'failed' : name}`);
+  if ((totals.get('tests') ?? 0) === 0) reasons.push('no test was run');
+  if (process.env.REQUIRE_TESTS === '1') {
+    reasons.push(...skips.map((skip) => `skipped, with REQUIRE_TESTS=1: ${skip}`));
+  }
+  return reasons;
+}
+
+const { unit, endToEnd } = await findTests(process.argv.slice(2));
+const stop = new AbortController();
+for (const name of ['SIGINT', 'SIGTERM']) process.on(name, () => stop.abort());
+
+const runs = [
+  { files: unit, concurrency: availableParallelism() },
+  { files: endToEnd, concurrency: 1 },
+].filter(({ files }) => files.length > 0);
+const report = Readable.from(reportOf(runs, stop.signal)).compose(new spec());
+report.pipe(process.stdout);
+await finished(report);
+
+for (const reason of failures()) {
+  process.exitCode = 1;
+  process.stderr.write(`test: ${reason}\n`);
+}
