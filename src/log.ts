@@ -45,15 +45,29 @@ const labels: Record<number, { name: string; colour: number }> = {
   60: { name: 'fatal', colour: 31 },
 };
 
-/** One pino line (JSON) as text: `warning: message: reason (field=value …)`. */
+/**
+ * One pino line (JSON) as text: `warning: message: reason; cure (field=value …)`.
+ * `path`, `reason`, `cure` and `err` become part of the sentence, all else stands in brackets.
+ */
 export function textLine(json: string, colour: boolean): string {
-  const { level, time: _time, msg, err, ...fields } = JSON.parse(json) as Record<string, unknown>;
+  const {
+    level,
+    time: _time,
+    msg,
+    path,
+    reason,
+    cure,
+    err,
+    ...fields
+  } = JSON.parse(json) as Record<string, unknown>;
   const label = labels[Number(level)] ?? { name: String(level), colour: 0 };
   const name = colour ? `\u001b[${label.colour}m${label.name}\u001b[0m` : label.name;
+  const parts = [msg, path, reason, errorText(err)].filter(
+    (part) => part !== undefined && part !== '',
+  );
+  const sentence = [parts.join(': '), cure].filter((part) => part !== undefined).join('; ');
   const rest = Object.entries(fields).map(([key, value]) => `${key}=${shown(value)}`);
-  const reason = errorText(err);
-  const text = [String(msg ?? ''), reason].filter((part) => part !== '').join(': ');
-  return `${name}: ${text}${rest.length > 0 ? ` (${rest.join(' ')})` : ''}\n`;
+  return `${name}: ${sentence}${rest.length > 0 ? ` (${rest.join(' ')})` : ''}\n`;
 }
 
 function errorText(err: unknown): string {

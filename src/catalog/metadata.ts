@@ -1,0 +1,211 @@
+/**
+ * What the small text files of the tree say: `metadata.yaml` (LXD and Incus image metadata),
+ * `image.yaml` (distrobuilder's definition), `product.yaml` (ours) and `SHA256SUMS`. Pure.
+ */
+import { load } from 'js-yaml';
+import {
+  type Facts,
+  type Fault,
+  isName,
+  isPrintable,
+  printable,
+  type RequirementRule,
+} from './tree.js';
+
+/** No YAML or SHA256SUMS of an image comes near this size, in bytes; a larger one is refused unread. */
+export const largestText = 1024 * 1024;
+
+const longestValue = 200;
+const aliasPattern = /^[A-Za-z0-9][A-Za-z0-9._:+~@/-]*$/;
+
+/** Either what a text says, or what is wrong with it. */
+export type Reading<T> = { value: T } | { fault: Fault };
+
+/** Whether `text` can be an alias: it has to survive a comma-separated list and a command line. */
+export function isAlias(text: string): boolean {
+  return text.length <= longestValue && aliasPattern.test(text);
+}
+
+/**
+ * Reads `metadata.yaml` of an image.
+ * Takes `properties.os`, `properties.release` as title, and `properties["requirements.*"]`.
+ */
+export function readMetadataYaml(text: string): Reading<Facts> {
+  return reading(text, 'metadata.yaml', 'metadata-invalid', (document) => {
+    const properties = mapping(document.properties ?? {}, 'properties');
+    const values: Record<string, string> = {};
+    for (const [key, value] of Object.entries(properties)) {
+      const name = /^requirements\.([a-z0-9_.-]+)$/i.exec(key)?.[1];
+      if (name !== undefined) values[name] = scalar(value, `properties.${key}`);
+    }
+    return compact({
+      os: optional(properties.os, 'properties.os'),
+      releaseTitle: optional(properties.release, 'properties.release'),
+      requirements: Object.keys(values).length > 0 ? [{ values }] : undefined,
+    });
+  });
+}
+
+/**
+ * Reads `image.yaml`, of which only the `simplestream` part counts:
+ * `distro_name`, `release_aliases` (release → names, a list or separated by commas) and
+ * `requirements` (a mapping, or a list of mappings with filters by release, architecture, variant).
+ */
+export function readImageYaml(text: string): Reading<Facts> {
+  return reading(text, 'image.yaml', 'yaml-invalid', (document) => {
+    const part = mapping(document.simplestream ?? {}, 'simplestream');
+    const releases = mapping(part.release_aliases ?? {}, 'simplestream.release_aliases');
+    const releaseAliases = Object.entries(releases).map(([release, names]) => {
+      return [release, aliasList(names, `simplestream.release_aliases.${release}`)] as const;
+    });
+    return compact({
+      os: optional(part.distro_name, 'simplestream.distro_name'),
+      releaseAliases: releaseAliases.length > 0 ? Object.fromEntries(releaseAliases) : undefined,
+      requirements: requirementRules(part.requirements, 'simplestream.requirements'),
+    });
+  });
+}
+
+const productKeys = new Set(['os', 'release_title', 'aliases', 'requirements']);
+
+/** Reads `product.yaml`: `os`, `release_title`, `aliases` and `requirements`; nothing else may stand there. */
+export function readProductYaml(text: string): Reading<Facts> {
+  return reading(text, 'product.yaml', 'yaml-invalid', (document) => {
+    for (const key of Object.keys(document)) {
+      if (!productKeys.has(key)) throw new Malformed(`it has the unknown key "${printable(key)}"`);
+    }
+    return compact({
+      os: optional(document.os, 'os'),
+      releaseTitle: optional(document.release_title, 'release_title'),
+      aliases: document.aliases === undefined ? undefined : aliasList(document.aliases, 'aliases'),
+      requirements: requirementRules(document.requirements, 'requirements'),
+    });
+  });
+}
+
+/**
+ * Reads `SHA256SUMS` as coreutils writes it: `<64 hex digits>  <name>` or `… *<name>` a line.
+ * Empty lines and lines that start with `#` are passed over; `./` before a name is taken off.
+ *
+ * @returns the digests in lower case by file name.
+ */
+export function readSums(text: string): Reading<Record<string, string>> {
+  const sums: Record<string, string> = {};
+  for (const [index, line] of text.split(/\r?\n/).entries()) {
+    if (line === '' || line.startsWith('#')) continue;
+    const match = /^([0-9a-f]{64})[ \t][ \t*]?(?:\.\/)?(.+)$/i.exec(line);
+    const [, digest, name] = match ?? [];
+    if (digest === undefined || name === undefined || !isName(name)) {
+      return sumsFault(`line ${index + 1} of SHA256SUMS is not a SHA-256 digest and a file name`);
+    }
+    sums[name] = digest.toLowerCase();
+  }
+  if (Object.keys(sums).length === 0) return sumsFault('SHA256SUMS names no file');
+  return { value: sums };
+}
+
+function sumsFault(reason: string): { fault: Fault } {
+  return {
+    fault: { code: 'sums-invalid', reason, cure: 'write it with "sha256sum * > SHA256SUMS"' },
+  };
+}
+
+/** Thrown inside {@link reading} only; its message completes "metadata.yaml cannot be used: …". */
+class Malformed extends Error {}
+
+function reading(
+  text: string,
+  name: string,
+  code: Fault['code'],
+  read: (document: Record<string, unknown>) => Facts,
+): Reading<Facts> {
+  try {
+    return { value: read(mapping(parseYaml(text), 'the document')) };
+  } catch (error) {
+    if (!(error instanceof Malformed)) throw error;
+    const reason = `${name} cannot be used: ${error.message}`;
+    return { fault: { code, reason, cure: `correct ${name}` } };
+  }
+}
+
+function parseYaml(text: string): unknown {
+  try {
+    return load(text) ?? {};
+  } catch (error) {
+    const [first = ''] = String(error instanceof Error ? error.message : error).split('\n');
+    throw new Malformed(`it is not YAML (${printable(first)})`);
+  }
+}
+
+function mapping(value: unknown, what: string): Record<string, unknown> {
+  if (
+    typeof value === 'object' &&
+    value !== null &&
+    !Array.isArray(value) &&
+    !(value instanceof Date)
+  ) {
+    return value as Record<string, unknown>;
+  }
+  throw new Malformed(`${what} is not a mapping`);
+}
+
+function optional(value: unknown, what: string): string | undefined {
+  if (value === undefined || value === null || value === '') return undefined;
+  return scalar(value, what);
+}
+
+/** A YAML scalar as the string that simplestreams clients insist on. */
+function scalar(value: unknown, what: string): string {
+  if (typeof value === 'number' || typeof value === 'boolean') return String(value);
+  if (value instanceof Date) return value.toISOString().slice(0, 10);
+  if (typeof value !== 'string') throw new Malformed(`${what} is not a text`);
+  if (value.length > longestValue)
+    throw new Malformed(`${what} is longer than ${longestValue} characters`);
+  if (!isPrintable(value)) throw new Malformed(`${what} has control characters`);
+  return value;
+}
+
+function aliasList(value: unknown, what: string): string[] {
+  const list = Array.isArray(value) ? value : scalar(value, what).split(',');
+  return list.map((entry) => {
+    const alias = scalar(entry, what).trim();
+    if (!isAlias(alias)) throw new Malformed(`${what} has "${alias}", which cannot be an alias`);
+    return alias;
+  });
+}
+
+function requirementRules(value: unknown, what: string): RequirementRule[] | undefined {
+  if (value === undefined || value === null) return undefined;
+  if (!Array.isArray(value)) return [{ values: requirementValues(value, what) }];
+  return value.map((entry) => {
+    const rule = mapping(entry, what);
+    return compact({
+      values: requirementValues(rule.requirements ?? {}, `${what}.requirements`),
+      releases: nameList(rule.releases, `${what}.releases`),
+      architectures: nameList(rule.architectures, `${what}.architectures`),
+      types: nameList(rule.variants, `${what}.variants`),
+    });
+  });
+}
+
+function requirementValues(value: unknown, what: string): Record<string, string> {
+  const entries = Object.entries(mapping(value, what));
+  return Object.fromEntries(
+    entries.map(([key, entry]) => [scalar(key, what), scalar(entry, `${what}.${key}`)]),
+  );
+}
+
+function nameList(value: unknown, what: string): string[] | undefined {
+  if (value === undefined || value === null) return undefined;
+  if (!Array.isArray(value)) throw new Malformed(`${what} is not a list`);
+  return value.map((entry) => scalar(entry, what));
+}
+
+type Defined<T> = { [K in keyof T]: Exclude<T[K], undefined> };
+
+/** `object` without the keys that have no value. */
+function compact<T extends object>(object: T): Defined<T> {
+  return Object.fromEntries(
+    Object.entries(object).filter(([, value]) => value !== undefined),
+  ) as Defined<T>;
+}

@@ -1,0 +1,122 @@
+/** Files written so that a reader, and a crash at any moment, sees the old content or the new, never a mixture. */
+import { randomBytes } from 'node:crypto';
+import { constants, type FileHandle, mkdir, open, rename, unlink } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { ServerError, systemCode, systemText } from '../errors.js';
+
+/** A file that is complete and on the disk under a temporary name. */
+export interface StagedFile {
+  /** Gives it its name. The folder is not synced: see {@link syncFolder}. */
+  commit(): Promise<void>;
+  /** Removes it. */
+  discard(): Promise<void>;
+}
+
+export interface StageOptions {
+  /** Permissions. Default: 0o644. */
+  mode?: number;
+  /** Modification time to give it, in milliseconds since 1970. Default: now. */
+  modified?: number;
+}
+
+/**
+ * Writes `content` to a temporary, hidden name beside `path`, and has the disk confirm it.
+ *
+ * @throws ServerError DISK_FULL, DENIED or IO; then nothing is left behind.
+ */
+export async function stageFile(
+  path: string,
+  content: Uint8Array,
+  { mode = 0o644, modified }: StageOptions = {},
+): Promise<StagedFile> {
+  const temporary = join(dirname(path), temporaryName(basename(path)));
+  const discard = () => unlink(temporary).catch(ignoreMissing);
+  try {
+    const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL;
+    const handle = await open(temporary, flags, mode);
+    await withHandle(handle, async () => {
+      await handle.writeFile(content);
+      if (modified !== undefined) await handle.utimes(modified / 1000, modified / 1000);
+      await handle.sync();
+    });
+  } catch (error) {
+    await discard();
+    throw writeError(path, error);
+  }
+  const commit = () =>
+    rename(temporary, path).catch(async (error: unknown) => {
+      await discard();
+      throw writeError(path, error);
+    });
+  return { commit, discard };
+}
+
+/** {@link stageFile}, then its name, then the folder: when this returns, the new content survives a crash. */
+export async function writeFileAtomically(
+  path: string,
+  content: Uint8Array,
+  options: StageOptions = {},
+): Promise<void> {
+  const staged = await stageFile(path, content, options);
+  await staged.commit();
+  await syncFolder(dirname(path));
+}
+
+/** Has the disk confirm the names in `folder`. */
+export async function syncFolder(folder: string): Promise<void> {
+  const handle = await open(folder, constants.O_RDONLY | constants.O_DIRECTORY);
+  await withHandle(handle, () => handle.sync());
+}
+
+/** Makes `folder` and what is missing above it. @throws ServerError as {@link stageFile}. */
+export async function makeFolder(folder: string, mode = 0o755): Promise<void> {
+  await mkdir(folder, { recursive: true, mode }).catch((error: unknown) => {
+    throw writeError(folder, error);
+  });
+}
+
+/** The pattern of names that {@link stageFile} gives: `.images.json.a1b2c3`. */
+export function isTemporaryOf(name: string, candidate: string): boolean {
+  return (
+    candidate.startsWith(`.${name}.`) && /^[0-9a-f]{6}$/.test(candidate.slice(name.length + 2))
+  );
+}
+
+function temporaryName(name: string): string {
+  return `.${name}.${randomBytes(3).toString('hex')}`;
+}
+
+async function withHandle(handle: FileHandle, use: () => Promise<void>): Promise<void> {
+  try {
+    await use();
+  } finally {
+    await handle.close();
+  }
+}
+
+function ignoreMissing(error: unknown): void {
+  if (systemCode(error) !== 'ENOENT') throw error;
+}
+
+/** `error`, which came while `path` was written, as one of ours. */
+export function writeError(path: string, error: unknown): ServerError {
+  if (error instanceof ServerError) return error;
+  const message = `Cannot write ${path}: ${systemText(error)}`;
+  switch (systemCode(error)) {
+    case 'ENOSPC':
+    case 'EDQUOT':
+      return new ServerError('DISK_FULL', message, {
+        hint: 'Make room, then try again',
+        cause: error,
+      });
+    case 'EACCES':
+    case 'EPERM':
+    case 'EROFS':
+      return new ServerError('DENIED', message, {
+        hint: 'Run the command as the user who owns the folder, or as root',
+        cause: error,
+      });
+    default:
+      return new ServerError('IO', message, { hint: 'See to the disk and the path', cause: error });
+  }
+}

@@ -1,0 +1,138 @@
+/**
+ * One writer per root. A lock is a file that names its holder: `<root>/.lxd-image-server/lock.<n>`.
+ * The highest number counts; a holder that no longer lives holds nothing, so a crash locks no one out.
+ */
+import { randomBytes } from 'node:crypto';
+import { link, readdir, readFile, truncate, unlink, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { ServerError, systemCode } from '../errors.js';
+import { makeFolder, writeError } from './files.js';
+
+export interface Lock {
+  release(): Promise<void>;
+}
+
+/** Who holds a lock. A process is the same only with the same number, start and boot of the host. */
+interface Holder {
+  pid: number;
+  /** When the process started, in clock ticks since boot (proc(5), `starttime`). */
+  started: string;
+  boot: string;
+}
+
+/** How many times to look again where others come and go at the same moment. */
+const attempts = 100;
+
+/**
+ * Takes the lock of `root`.
+ *
+ * @throws ServerError BUSY where another process holds it; DENIED, DISK_FULL or IO.
+ */
+export async function acquireLock(root: string): Promise<Lock> {
+  const folder = join(root, '.lxd-image-server');
+  await makeFolder(folder, 0o755);
+  const self = await describe(process.pid);
+  for (let attempt = 0; attempt < attempts; attempt++) {
+    const number = await tryToTake(folder, self);
+    if (number !== undefined) return { release: () => release(folder, number) };
+  }
+  throw new ServerError('BUSY', `Cannot lock ${root}: too many processes try at once`, {
+    hint: 'Try again',
+  });
+}
+
+/** The number of the lock now held, or `undefined` where someone else was faster. */
+async function tryToTake(folder: string, self: Holder): Promise<number | undefined> {
+  const highest = await highestNumber(folder);
+  if (highest > 0) {
+    const holder = await readHolder(folder, highest);
+    if (holder === 'gone') return undefined;
+    if (holder !== 'free' && (await isAlive(holder))) {
+      throw new ServerError(
+        'BUSY',
+        `Another lxd-image-server (process ${holder.pid}) is at work here`,
+        {
+          hint: 'Wait for it to end; a running daemon publishes by itself',
+        },
+      );
+    }
+  }
+  const number = highest + 1;
+  if (!(await place(folder, number, self))) return undefined;
+  // Whoever based its number on an older view of the folder finds the higher one here, and yields.
+  if ((await highestNumber(folder)) > number) {
+    await remove(folder, number);
+    return undefined;
+  }
+  await removeBelow(folder, number);
+  return number;
+}
+
+/** Makes `lock.<number>` with its content at once; false where it exists. */
+async function place(folder: string, number: number, self: Holder): Promise<boolean> {
+  const draft = join(folder, `.draft.${randomBytes(6).toString('hex')}`);
+  try {
+    await writeFile(draft, JSON.stringify(self), { flag: 'wx' });
+    await link(draft, pathOf(folder, number));
+    return true;
+  } catch (error) {
+    if (systemCode(error) === 'EEXIST') return false;
+    throw writeError(folder, error);
+  } finally {
+    await unlink(draft).catch(ignoreMissing);
+  }
+}
+
+/** The file stays, empty: numbers must not start again while someone still looks at an old one. */
+async function release(folder: string, number: number): Promise<void> {
+  await truncate(pathOf(folder, number)).catch(ignoreMissing);
+}
+
+async function readHolder(folder: string, number: number): Promise<Holder | 'free' | 'gone'> {
+  try {
+    const text = await readFile(pathOf(folder, number), 'utf8');
+    return text === '' ? 'free' : (JSON.parse(text) as Holder);
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return 'gone';
+    if (error instanceof SyntaxError) return 'free';
+    throw error;
+  }
+}
+
+async function highestNumber(folder: string): Promise<number> {
+  return Math.max(0, ...(await numbers(folder)));
+}
+
+async function numbers(folder: string): Promise<number[]> {
+  const names = await readdir(folder);
+  return names.flatMap((name) => /^lock\.(\d+)$/.exec(name)?.[1] ?? []).map(Number);
+}
+
+async function removeBelow(folder: string, number: number): Promise<void> {
+  for (const lower of await numbers(folder)) if (lower < number) await remove(folder, lower);
+}
+
+async function remove(folder: string, number: number): Promise<void> {
+  await unlink(pathOf(folder, number)).catch(ignoreMissing);
+}
+
+function pathOf(folder: string, number: number): string {
+  return join(folder, `lock.${number}`);
+}
+
+function ignoreMissing(error: unknown): void {
+  if (systemCode(error) !== 'ENOENT') throw error;
+}
+
+async function isAlive(holder: Holder): Promise<boolean> {
+  const now = await describe(holder.pid).catch(() => undefined);
+  return now?.started === holder.started && now.boot === holder.boot;
+}
+
+async function describe(pid: number): Promise<Holder> {
+  const stat = await readFile(`/proc/${pid}/stat`, 'utf8');
+  // The second field is the program's name in brackets and may hold anything, brackets too.
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  const boot = await readFile('/proc/sys/kernel/random/boot_id', 'utf8');
+  return { pid, started: fields[19] ?? '', boot: boot.trim() };
+}

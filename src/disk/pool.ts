@@ -1,0 +1,155 @@
+/** The pool of worker threads in which all scanning and hashing takes place, so that the main thread stays free. */
+import { availableParallelism } from 'node:os';
+import { Worker } from 'node:worker_threads';
+import type { DigestJob } from '../catalog/catalog.js';
+import type { ProductFolder } from '../catalog/tree.js';
+import type { DigestResult } from './digest.js';
+import type { ProductAddress, ProductList } from './scan.js';
+import type { Reply, Shared, Task, TaskResults } from './tasks.js';
+
+export interface DigestOptions {
+  /** Ends the work at the next piece of a file; what is done by then has been handed over. */
+  signal?: AbortSignal;
+  /** Is given the results as they come. */
+  onResults: (results: DigestResult[]) => void;
+}
+
+export interface Pool {
+  /** @throws the system error where `imagesDir` cannot be listed. */
+  listProducts(imagesDir: string): Promise<ProductList>;
+  /** Takes up product folders, in the order of `addresses`. */
+  scan(imagesDir: string, addresses: readonly ProductAddress[]): Promise<ProductFolder[]>;
+  /** Reads the files of `jobs`, the largest first. */
+  digest(imagesDir: string, jobs: readonly DigestJob[], options: DigestOptions): Promise<void>;
+  /** Bytes read by {@link Pool.digest} so far, since the pool was made. */
+  bytesRead(): number;
+  /** Ends the threads. */
+  close(): Promise<void>;
+}
+
+/** How many products one scan message carries: enough to make messages cheap, few enough to share out. */
+const scanBatch = 64;
+
+/** What one digest message may cost: bytes to read, and for each file as much as its opening costs. */
+const digestBatch = { bytes: 16 * 1024 * 1024, perFile: 64 * 1024 };
+
+/**
+ * Starts a pool.
+ *
+ * @param options.threads how many; default: as many as there are processors, at least two.
+ */
+export function createPool({ threads = Math.max(2, availableParallelism()) } = {}): Pool {
+  const shared: Shared = {
+    bytes: new BigInt64Array(new SharedArrayBuffer(8)),
+    stop: new Int32Array(new SharedArrayBuffer(4)),
+  };
+  const workers = Array.from({ length: threads }, () => new Thread(shared));
+
+  /** Has all threads take tasks from `tasks` until none is left. */
+  const share = async (tasks: Iterator<() => Task>, done: (task: Task, reply: string) => void) => {
+    const work = async (worker: Thread) => {
+      for (let next = tasks.next(); next.done !== true; next = tasks.next()) {
+        const task = next.value();
+        done(task, await worker.run(task));
+      }
+    };
+    await Promise.all(workers.map(work));
+  };
+
+  return {
+    async listProducts(imagesDir) {
+      const [worker] = workers as [Thread, ...Thread[]];
+      return JSON.parse(await worker.run({ kind: 'list', imagesDir })) as TaskResults['list'];
+    },
+    async scan(imagesDir, addresses) {
+      const results = new Map<Task, ProductFolder[]>();
+      const tasks = batches(addresses, () => 1, scanBatch).map(
+        (batch): Task => ({ kind: 'scan', imagesDir, addresses: batch }),
+      );
+      await share(tasks.map((task) => () => task).values(), (task, json) =>
+        results.set(task, JSON.parse(json)),
+      );
+      return tasks.flatMap((task) => results.get(task) ?? []);
+    },
+    async digest(imagesDir, jobs, { signal, onResults }) {
+      const cost = (job: DigestJob) =>
+        job.files.reduce((sum, file) => sum + file.size + digestBatch.perFile, 0);
+      const largestFirst = jobs.toSorted((a, b) => cost(b) - cost(a));
+      const stop = () => Atomics.store(shared.stop, 0, 1);
+      Atomics.store(shared.stop, 0, 0);
+      if (signal?.aborted === true) return;
+      signal?.addEventListener('abort', stop, { once: true });
+      const tasks = function* () {
+        for (const batch of batches(largestFirst, cost, digestBatch.bytes)) {
+          if (signal?.aborted === true) return;
+          yield (): Task => ({ kind: 'digest', imagesDir, jobs: batch });
+        }
+      };
+      try {
+        await share(tasks(), (_task, json) => onResults(JSON.parse(json) as DigestResult[]));
+      } finally {
+        signal?.removeEventListener('abort', stop);
+      }
+    },
+    bytesRead: () => Number(Atomics.load(shared.bytes, 0)),
+    async close() {
+      await Promise.all(workers.map((worker) => worker.close()));
+    },
+  };
+}
+
+/** `items` in runs whose costs add up to at most `limit`, or that have one item. */
+function batches<T>(items: readonly T[], cost: (item: T) => number, limit: number): T[][] {
+  const all: T[][] = [];
+  let batch: T[] = [];
+  let sum = 0;
+  for (const item of items) {
+    const price = cost(item);
+    if (batch.length > 0 && sum + price > limit) {
+      all.push(batch);
+      batch = [];
+      sum = 0;
+    }
+    batch.push(item);
+    sum += price;
+  }
+  if (batch.length > 0) all.push(batch);
+  return all;
+}
+
+/** One worker thread, which does one task at a time. */
+class Thread {
+  readonly #worker: Worker;
+  #settle: { resolve: (json: string) => void; reject: (error: Error) => void } | undefined;
+  #failure: Error | undefined;
+
+  constructor(workerData: Shared) {
+    this.#worker = new Worker(new URL('./worker.js', import.meta.url), { workerData });
+    this.#worker.on('message', (reply: Reply) => {
+      const settle = this.#settle;
+      this.#settle = undefined;
+      if ('json' in reply) settle?.resolve(reply.json);
+      else settle?.reject(reply.error);
+    });
+    this.#worker.on('error', (error) => this.#fail(error));
+    this.#worker.on('exit', () => this.#fail(new Error('a worker thread has ended')));
+  }
+
+  run(task: Task): Promise<string> {
+    if (this.#failure !== undefined) return Promise.reject(this.#failure);
+    return new Promise((resolve, reject) => {
+      this.#settle = { resolve, reject };
+      this.#worker.postMessage(task);
+    });
+  }
+
+  async close(): Promise<void> {
+    await this.#worker.terminate();
+  }
+
+  #fail(error: Error): void {
+    this.#failure ??= error;
+    this.#settle?.reject(this.#failure);
+    this.#settle = undefined;
+  }
+}

@@ -1,0 +1,166 @@
+/**
+ * Puts the documents in place: `images.json` before `index.json`, each with its `.gz`, each whole or
+ * not at all, and not at all where the bytes are there already.
+ */
+import { link, readdir, readFile, unlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { constants, crc32, deflateRaw } from 'node:zlib';
+import { imagesHead, imagesTail } from '../catalog/streams.js';
+import { systemCode } from '../errors.js';
+import type { Logger } from '../log.js';
+import { isTemporaryOf, makeFolder, type StagedFile, stageFile, syncFolder } from './files.js';
+
+/** The two documents of a generation. */
+export interface Documents {
+  /** `images.json` in segments; an unchanged segment is the same Buffer as last time. */
+  images: readonly Buffer[];
+  /** `index.json`. */
+  index: Buffer;
+}
+
+export interface Publisher {
+  /**
+   * Publishes `documents`.
+   *
+   * @returns the names of the documents that were replaced; none where all was in place.
+   * @throws ServerError DISK_FULL, DENIED or IO; then the documents are what they were.
+   */
+  publish(documents: Documents): Promise<string[]>;
+}
+
+export interface PublisherOptions {
+  /** Where the documents go, absolute. */
+  streamsDir: string;
+  /** Whether to keep a `.gz` beside each. */
+  gzip: boolean;
+  log: Logger;
+}
+
+/** A publisher for `options.streamsDir`. Only one may be at work there: see `lock.ts`. */
+export function createPublisher({ streamsDir, gzip, log }: PublisherOptions): Publisher {
+  const compress = createCompressor();
+  return {
+    async publish({ images, index }) {
+      await makeFolder(streamsDir);
+      await sweep(streamsDir);
+      const staged: Staged[] = [];
+      try {
+        await stage('images.json', images, staged);
+        await stage('index.json', [index], staged);
+        await commit(staged.filter(({ document }) => document === 'images.json'));
+        await commit(staged.filter(({ document }) => document === 'index.json'));
+      } catch (error) {
+        await Promise.all(staged.map(({ file }) => file.discard()));
+        throw error;
+      }
+      return staged.map(({ name }) => name);
+    },
+  };
+
+  async function commit(staged: readonly Staged[]): Promise<void> {
+    for (const { file } of staged) await file.commit();
+    if (staged.length > 0) await syncFolder(streamsDir);
+  }
+
+  /** Writes what has to be replaced of a document and its `.gz`, in the order in which to name them. */
+  async function stage(
+    document: string,
+    segments: readonly Buffer[],
+    staged: Staged[],
+  ): Promise<void> {
+    const path = join(streamsDir, document);
+    const add = async (name: string, content: Buffer) => {
+      staged.push({ document, name, file: await stageFile(join(streamsDir, name), content) });
+    };
+    const content = Buffer.concat(segments);
+    const present = await readIfThere(path);
+    const same = present?.equals(content) ?? false;
+    if (!gzip) await removeIfThere(`${path}.gz`);
+    else if (!same || !(await isGzipOf(`${path}.gz`, content))) {
+      await add(`${document}.gz`, await compress(segments, content));
+    }
+    if (same) return;
+    if (document === 'images.json' && present !== undefined) await keepForeign(path, present);
+    await add(document, content);
+  }
+
+  /** Keeps a document that this server did not write, or not to its end, under a hidden name. */
+  async function keepForeign(path: string, present: Buffer): Promise<void> {
+    const tail = present.subarray(-200).toString('utf8');
+    const head = present.subarray(0, imagesHead.length).toString('utf8');
+    if (head === imagesHead && imagesTail.test(tail)) return;
+    const kept = join(streamsDir, '.images.json.replaced');
+    await removeIfThere(kept);
+    await link(path, kept);
+    log.warn(
+      { kept },
+      'images.json was cut short or not written by this server; it is written anew',
+    );
+  }
+}
+
+interface Staged {
+  document: string;
+  name: string;
+  file: StagedFile;
+}
+
+/** Removes what a run that was killed has left. */
+async function sweep(streamsDir: string): Promise<void> {
+  const names = ['images.json', 'index.json', 'images.json.gz', 'index.json.gz'];
+  for (const entry of await readdir(streamsDir)) {
+    if (names.some((name) => isTemporaryOf(name, entry)))
+      await removeIfThere(join(streamsDir, entry));
+  }
+}
+
+async function readIfThere(path: string): Promise<Buffer | undefined> {
+  return await readFile(path).catch((error: unknown) => {
+    if (systemCode(error) === 'ENOENT') return undefined;
+    throw error;
+  });
+}
+
+async function removeIfThere(path: string): Promise<void> {
+  await unlink(path).catch((error: unknown) => {
+    if (systemCode(error) !== 'ENOENT') throw error;
+  });
+}
+
+/** Whether the trailer of the gzip file at `path` (RFC 1952) has the check sum and length of `content`. */
+async function isGzipOf(path: string, content: Buffer): Promise<boolean> {
+  const present = await readIfThere(path);
+  return present?.subarray(-8).equals(gzipTrailer(content)) ?? false;
+}
+
+type Compressor = (segments: readonly Buffer[], content: Buffer) => Promise<Buffer>;
+
+const gzipHeader = Buffer.from([0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255]);
+/** An empty block with a fixed code that is marked as the last (RFC 1951, 3.2.3). */
+const lastBlock = Buffer.from([3, 0]);
+
+function gzipTrailer(content: Buffer): Buffer {
+  const trailer = Buffer.alloc(8);
+  trailer.writeUInt32LE(crc32(content), 0);
+  trailer.writeUInt32LE(content.length % 2 ** 32, 4);
+  return trailer;
+}
+
+/**
+ * A compressor that remembers segments: each is deflated on its own and ends at a byte boundary, so
+ * that together they are one stream of one gzip member, and only new segments cost anything.
+ */
+function createCompressor(): Compressor {
+  const deflate = promisify<Buffer, object, Buffer>(deflateRaw);
+  const known = new WeakMap<Buffer, Promise<Buffer>>();
+  const deflated = (segment: Buffer): Promise<Buffer> => {
+    const work = known.get(segment) ?? deflate(segment, { finishFlush: constants.Z_FULL_FLUSH });
+    known.set(segment, work);
+    return work;
+  };
+  return async (segments, content) => {
+    const bodies = await Promise.all(segments.map(deflated));
+    return Buffer.concat([gzipHeader, ...bodies, lastBlock, gzipTrailer(content)]);
+  };
+}
