@@ -5,13 +5,15 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
   type CatalogueOptions,
-  catalogueProduct,
   type DigestJob,
   missingDigests,
+  settlingUntil,
 } from './catalog/catalog.js';
+import { digestsOf, recallDigests, type Scanned } from './catalog/record.js';
 import { type FileEntry, type ProductFolder, productPath } from './catalog/tree.js';
 import type { DigestResult } from './disk/digest.js';
 import type { Pool } from './disk/pool.js';
+import type { ProductAddress } from './disk/scan.js';
 import { ServerError } from './errors.js';
 
 export interface DigestingOptions {
@@ -29,7 +31,7 @@ export interface DigestingOptions {
 
 export interface DigestingResult {
   /** The products, those that were waited for as they are now. */
-  products: ProductFolder[];
+  products: Scanned[];
   /** How many files were read. */
   files: number;
 }
@@ -41,61 +43,45 @@ export interface DigestingResult {
  * @throws ServerError INTERRUPTED when the signal aborts.
  */
 export async function digestProducts(
-  scanned: readonly ProductFolder[],
+  scanned: readonly Scanned[],
   options: DigestingOptions,
 ): Promise<DigestingResult> {
-  const { signal, onSettle } = options;
-  const products = [...scanned];
-  let files = await digestAll(products, options);
-  const settling = products.filter((product) => settlesAt(product, options) !== undefined);
-  if (settling.length > 0) {
-    onSettle();
-    const latest = Math.max(...settling.map((product) => settlesAt(product, options) ?? 0));
-    await wait(latest - Date.now(), signal);
-    const addresses = settling.map(
-      ({ env, release, arch, type }) => [env, release, arch, type] as const,
-    );
-    const again = await options.pool.scan(
-      options.imagesDir,
-      addresses.map((address) => [...address]),
-    );
-    for (const product of again) {
-      const index = products.findIndex(
-        (candidate) => productPath(candidate) === productPath(product),
-      );
-      recallDigests(product, products[index]);
-      products[index] = product;
-    }
-    files += await digestAll(again, options);
-  }
-  return { products, files };
+  const files = await digestAll(scanned, options);
+  const until = scanned.map(({ folder }) => settlingUntil(folder, options.catalogueOptions()) ?? 0);
+  const settling = scanned.filter((_product, index) => until[index] !== 0);
+  if (settling.length === 0) return { products: [...scanned], files };
+  options.onSettle();
+  await wait(Math.max(...until) - Date.now(), options.signal);
+  const again = await rescan(settling, options);
+  const more = await digestAll(again, options);
+  const settled = scanned.filter((_product, index) => until[index] === 0);
+  return { products: [...settled, ...again], files: files + more };
 }
 
-/** Gives the files of `product` the digests that `earlier`, the same product before, has for their stamps. */
-export function recallDigests(product: ProductFolder, earlier: ProductFolder | undefined): void {
-  if (earlier === undefined) return;
-  recallFiles(product.yaml ? [product.yaml] : [], earlier.yaml ? [earlier.yaml] : []);
-  const versions = new Map(earlier.versions.map((version) => [version.name, version]));
-  for (const version of product.versions) {
-    recallFiles(version.files, versions.get(version.name)?.files ?? []);
-  }
+/** Looks at product folders once more; what was learned of their files is carried over. */
+async function rescan(
+  products: readonly Scanned[],
+  { pool, imagesDir }: DigestingOptions,
+): Promise<Scanned[]> {
+  const addresses = products.map(({ folder }): ProductAddress => {
+    return [folder.env, folder.release, folder.arch, folder.type];
+  });
+  const again = await pool.scan(imagesDir, addresses);
+  return again.map(({ fingerprint, json }, index) => {
+    const folder = JSON.parse(json) as ProductFolder;
+    const earlier = products[index];
+    if (earlier !== undefined) recallDigests(folder, digestsOf(earlier.folder));
+    return { fingerprint, folder };
+  });
 }
 
-function recallFiles(files: readonly FileEntry[], earlier: readonly FileEntry[]): void {
-  for (const file of files) {
-    const known = earlier.find(({ name, stamp }) => name === file.name && stamp === file.stamp);
-    if (known?.digest !== undefined && known.fleeting !== true) file.digest = known.digest;
-  }
-}
-
-async function digestAll(
-  products: readonly ProductFolder[],
-  options: DigestingOptions,
-): Promise<number> {
+async function digestAll(products: readonly Scanned[], options: DigestingOptions): Promise<number> {
   let files = 0;
   for (;;) {
     throwIfInterrupted(options.signal);
-    const jobs = products.flatMap((product) => missingDigests(product, options.catalogueOptions()));
+    const jobs = products.flatMap(({ folder }) =>
+      missingDigests(folder, options.catalogueOptions()),
+    );
     if (jobs.length === 0) return files;
     const read = await digestJobs(jobs, products, options);
     throwIfInterrupted(options.signal);
@@ -106,7 +92,7 @@ async function digestAll(
 
 async function digestJobs(
   jobs: readonly DigestJob[],
-  products: readonly ProductFolder[],
+  products: readonly Scanned[],
   { imagesDir, pool, signal, onDigest }: DigestingOptions,
 ): Promise<number> {
   const folders = filesByFolder(products);
@@ -119,17 +105,14 @@ async function digestJobs(
   return files;
 }
 
-function filesByFolder(products: readonly ProductFolder[]): Map<string, FileEntry[]> {
-  return new Map(
-    products.flatMap((product) => {
-      const path = productPath(product);
-      const versions = product.versions.map((version): [string, FileEntry[]] => [
-        `${path}/${version.name}`,
-        version.files,
-      ]);
-      return [...versions, [path, product.yaml ? [product.yaml] : []] as [string, FileEntry[]]];
-    }),
-  );
+function filesByFolder(products: readonly Scanned[]): Map<string, FileEntry[]> {
+  const files = new Map<string, FileEntry[]>();
+  for (const { folder } of products) {
+    const path = productPath(folder);
+    files.set(path, folder.yaml === undefined ? [] : [folder.yaml]);
+    for (const version of folder.versions) files.set(`${path}/${version.name}`, version.files);
+  }
+  return files;
 }
 
 /** Puts outcomes into the tree. @returns how many files were read for them. */
@@ -144,10 +127,6 @@ function takeOver(result: DigestResult, files: readonly FileEntry[]): number {
     if (fleeting !== undefined) file.fleeting = fleeting;
   }
   return read;
-}
-
-function settlesAt(product: ProductFolder, options: DigestingOptions): number | undefined {
-  return catalogueProduct(product, options.catalogueOptions()).settlesAt;
 }
 
 async function wait(ms: number, signal: AbortSignal | undefined): Promise<void> {

@@ -2,33 +2,28 @@
  * The story on one page: scan → digest → catalogue → publish.
  */
 import { realpath, stat } from 'node:fs/promises';
-import { relative } from 'node:path';
+import { join, relative } from 'node:path';
 import {
   type CatalogueOptions,
-  catalogueProduct,
-  type Product,
-  type ProductResult,
+  type ProductHead,
   resolveAliases,
+  withoutTwins,
 } from './catalog/catalog.js';
-import { createImagesDocumentBuilder } from './catalog/images-document.js';
-import { indexText, newest } from './catalog/streams.js';
+import { createImagesDocumentBuilder, type ProductEntry } from './catalog/images-document.js';
 import {
-  compareNames,
-  type Problem,
-  type ProductFolder,
-  productId,
-  productPath,
-  type Tree,
-} from './catalog/tree.js';
-import {
-  type DigestingOptions,
-  type DigestingResult,
-  digestProducts,
+  draftRecord,
+  makeRecord,
+  type ProductRecord,
   recallDigests,
-} from './digesting.js';
-import { createDigestCache } from './disk/digest-cache.js';
+  type Scanned,
+  type Totals,
+} from './catalog/record.js';
+import { indexText, newest } from './catalog/streams.js';
+import { compareNames, type Problem, type ProductFolder } from './catalog/tree.js';
+import { digestProducts } from './digesting.js';
 import type { Pool } from './disk/pool.js';
 import { createPublisher } from './disk/publish.js';
+import { createRecordStore, type Records } from './disk/record-store.js';
 import { ServerError, systemCode, systemText } from './errors.js';
 import type { Logger } from './log.js';
 
@@ -80,103 +75,98 @@ export interface Pipeline {
 /** A pipeline that remembers what it published: a later run costs as much as what has changed. */
 export function createPipeline(options: PipelineOptions): Pipeline {
   const { paths, pool, log, rebuild = false } = options;
-  const cache = createDigestCache({ stateDir: paths.state, imagesDir: paths.images, log });
+  const prefix = relative(paths.root, paths.images);
+  const indexPath = relative(paths.root, join(paths.streams, 'images.json'));
+  const store = createRecordStore({ stateDir: paths.state, imagesDir: paths.images, prefix, log });
   const publisher = createPublisher({ streamsDir: paths.streams, gzip: options.publish.gzip, log });
   const buildImages = createImagesDocumentBuilder();
-  const judged = new WeakMap<ProductFolder, ProductResult>();
-  let known: Map<string, ProductFolder> | undefined;
+  let records: Records | undefined;
 
   return {
     async run({ signal, onStage = () => {} } = {}) {
       const clock = stopwatch();
       onStage('scan', 0);
       const imagesDir = await imagesFolder(paths.images);
-      const tree = await scan(imagesDir);
+      const known = records ?? (rebuild ? new Map() : store.load());
+      const scan = await scanTree(imagesDir, await known);
       const scanned = clock();
 
       const before = pool.bytesRead();
-      const { products: folders, files } = await digest(tree.products, {
+      const digested = await digestProducts(scan.changed, {
         imagesDir,
         pool,
         catalogueOptions,
         signal,
         onDigest: (bytes) => onStage('digest', bytes),
         onSettle: () => onStage('settle', 0),
+      }).catch(async (error: unknown) => {
+        await store.save([...scan.unchanged, ...scan.changed.map(draftRecord)]);
+        throw error;
       });
-      known = new Map(folders.map((folder) => [productPath(folder), folder]));
-      const read = { files, bytes: pool.bytesRead() - before };
-      const digested = clock();
+      const read = { files: digested.files, bytes: pool.bytesRead() - before };
+      const digest = clock();
 
       onStage('publish', 0);
-      const results = folders.map(judge);
-      const products = results.flatMap(({ product }) => product ?? []);
-      const { aliases, problems } = resolveAliases(products);
-      const published = await publish(products, aliases);
-      const ms = { scan: scanned, digest: digested, publish: clock() };
-      const all = [...tree.problems, ...results.flatMap((result) => result.problems), ...problems];
-      return { ...totals(products), read, published, problems: all, ms };
+      const changed = digested.products.map((product) => makeRecord(product, catalogueOptions()));
+      const all = [...scan.unchanged, ...changed].sort(byProductId);
+      const { entries, aliases, problems } = admit(all);
+      const published = await publish(entries, aliases);
+      const publication = clock();
+
+      const dropped = (records ?? (await known)).size > scan.unchanged.length;
+      records = new Map(all.map((record) => [record.path, record]));
+      if (changed.length > 0 || dropped) await store.save(all);
+      return {
+        products: entries.length,
+        ...sumTotals(all),
+        read,
+        published,
+        problems: [...scan.problems, ...all.flatMap((record) => record.problems), ...problems],
+        ms: { scan: scanned, digest, publish: publication },
+      };
     },
   };
 
-  /** The tree as it is, with all digests that are still good. */
-  async function scan(imagesDir: string): Promise<Tree> {
+  /** The tree now: records of the products that are as they were, and the others with what is known of their files. */
+  async function scanTree(imagesDir: string, known: Records) {
     const { products: addresses, problems } = await pool.listProducts(imagesDir);
-    const [scanned, attach] = await Promise.all([
-      pool.scan(imagesDir, addresses),
-      known === undefined && !rebuild ? cache.load() : () => {},
-    ]);
-    const products = scanned.map((folder) => {
-      const earlier = known?.get(productPath(folder));
-      if (earlier !== undefined && isSame(folder, earlier)) return earlier;
-      recallDigests(folder, earlier);
-      attach(folder);
-      return folder;
-    });
-    products.sort((a, b) => compareNames(productId(a), productId(b)));
-    return { products, problems };
-  }
-
-  /** Reads what is missing, and keeps what was learned even where it comes to an early end. */
-  async function digest(
-    scanned: readonly ProductFolder[],
-    context: DigestingOptions,
-  ): Promise<DigestingResult> {
-    const before = pool.bytesRead();
-    let products = scanned;
-    try {
-      const result = await digestProducts(scanned, context);
-      products = result.products;
-      return result;
-    } finally {
-      if (pool.bytesRead() > before) await cache.save(products);
+    const unchanged: ProductRecord[] = [];
+    const changed: Scanned[] = [];
+    for (const { path, fingerprint, json } of await pool.scan(imagesDir, addresses)) {
+      const record = known.get(path);
+      if (record?.final === true && record.fingerprint === fingerprint) {
+        unchanged.push(record);
+        continue;
+      }
+      const folder = JSON.parse(json) as ProductFolder;
+      if (record !== undefined) recallDigests(folder, JSON.parse(record.digests.toString()));
+      changed.push({ folder, fingerprint });
     }
-  }
-
-  function judge(folder: ProductFolder): ProductResult {
-    const earlier = judged.get(folder);
-    if (earlier !== undefined) return earlier;
-    const result = catalogueProduct(folder, catalogueOptions());
-    // What waits for time to pass must be judged again.
-    if (result.settlesAt === undefined) judged.set(folder, result);
-    return result;
+    return { unchanged, changed, problems };
   }
 
   async function publish(
-    products: readonly Product[],
-    aliases: ReadonlyMap<Product, readonly string[]>,
+    products: readonly ProductEntry[],
+    aliases: ReadonlyMap<ProductHead, readonly string[]>,
   ): Promise<string[]> {
-    const updated = newest(products);
-    const path = relative(paths.root, `${paths.streams}/images.json`);
+    const heads = products.map(({ head }) => head);
+    const updated = newest(heads);
     return publisher.publish({
       images: buildImages({ products, aliases, updated }),
-      index: Buffer.from(indexText(products, { updated, path })),
+      index: Buffer.from(indexText(heads, { updated, path: indexPath })),
     });
   }
 
   function catalogueOptions(): CatalogueOptions {
-    const { settle } = options.publish;
-    return { now: Date.now(), settle, prefix: relative(paths.root, paths.images) };
+    return { now: Date.now(), settle: options.publish.settle, prefix };
   }
+}
+
+/** What is published of `records`, in product order, and who keeps which alias. */
+function admit(records: readonly ProductRecord[]) {
+  const { products, problems: twins } = withoutTwins(records.flatMap(({ entry }) => entry ?? []));
+  const { aliases, problems } = resolveAliases(products.map(({ head }) => head));
+  return { entries: products, aliases, problems: [...twins, ...problems] };
 }
 
 /**
@@ -210,32 +200,18 @@ function imagesFolderError(path: string, cause: unknown): ServerError {
   return new ServerError('DENIED', message, { hint, cause });
 }
 
-/** Whether a product is as it was: the same files under the same stamps, and none that failed. */
-function isSame(a: ProductFolder, b: ProductFolder): boolean {
-  return fingerprintOf(a) === fingerprintOf(b) && !hasFailed(b);
+function byProductId(a: ProductRecord, b: ProductRecord): number {
+  return compareNames(a.path.replaceAll('/', ':'), b.path.replaceAll('/', ':'));
 }
 
-function fingerprintOf({ yaml, versions, problems }: ProductFolder): string {
-  const stamps = versions.map(({ name, files, temporaries }) => [
-    name,
-    temporaries,
-    files.map((file) => [file.name, file.stamp]),
-  ]);
-  return JSON.stringify([yaml?.stamp, stamps, problems]);
-}
-
-function hasFailed({ yaml, versions }: ProductFolder): boolean {
-  const files = versions.flatMap((version) => version.files);
-  return [...files, ...(yaml ? [yaml] : [])].some((file) => file.failure || file.fleeting);
-}
-
-function totals(products: readonly Product[]): Pick<RunResult, 'products' | 'versions' | 'bytes'> {
-  const versions = products.flatMap((product) => product.versions);
-  const sizes = new Map(
-    versions.flatMap(({ items }) => items.map(({ path, size }) => [path, size])),
+function sumTotals(records: readonly ProductRecord[]): Totals {
+  return records.reduce(
+    (sum, { totals }) => ({
+      versions: sum.versions + totals.versions,
+      bytes: sum.bytes + totals.bytes,
+    }),
+    { versions: 0, bytes: 0 },
   );
-  const bytes = [...sizes.values()].reduce((sum, size) => sum + size, 0);
-  return { products: products.length, versions: versions.length, bytes };
 }
 
 /** A function that tells the milliseconds since it was last called. */

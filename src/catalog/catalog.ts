@@ -14,6 +14,7 @@ import {
   isVersionName,
   type Problem,
   type ProductFolder,
+  productId,
   productPath,
   type RequirementRule,
   type RootType,
@@ -42,8 +43,8 @@ export interface Version {
   items: Item[];
 }
 
-/** A product with at least one version to publish. */
-export interface Product {
+/** What a product is, without its versions. */
+export interface ProductHead {
   env: string;
   release: string;
   arch: string;
@@ -53,10 +54,15 @@ export interface Product {
   /** What it would like to be called; {@link resolveAliases} decides. */
   aliases: string[];
   requirements: Record<string, string>;
-  /** Oldest first. */
-  versions: Version[];
   /** When the newest published file was modified, in milliseconds since 1970. */
   updated: number;
+}
+
+/** A product with at least one version to publish. */
+export interface Product {
+  head: ProductHead;
+  /** Oldest first. */
+  versions: Version[];
 }
 
 export interface CatalogueOptions {
@@ -129,6 +135,18 @@ export function missingDigests(folder: ProductFolder, options: CatalogueOptions)
     if (files.length > 0) jobs.push({ path: `${productPath(folder)}/${version.name}`, files });
   }
   return jobs;
+}
+
+/** When the last of the versions that only have to be left alone for a while can be judged. */
+export function settlingUntil(
+  folder: ProductFolder,
+  options: CatalogueOptions,
+): number | undefined {
+  const times = folder.versions.flatMap((version) => {
+    const obstacle = obstacleInNames(version) ?? obstacleInTime(version, options);
+    return obstacle?.settlesAt ?? [];
+  });
+  return times.length > 0 ? Math.max(...times) : undefined;
 }
 
 interface Obstacle {
@@ -324,7 +342,7 @@ function buildProduct(
   const sources = factSources(folder, newest);
   const facts = mergeFacts(sources.map((file) => file.digest?.facts ?? {}));
   const contents = complete.flatMap((version) => version.files);
-  return {
+  const head: ProductHead = {
     env,
     release,
     arch,
@@ -333,15 +351,16 @@ function buildProduct(
     releaseTitle: facts.releaseTitle ?? release,
     aliases: aliasesOf(folder, facts),
     requirements: requirementsOf(folder, facts.requirements ?? []),
-    versions: complete.map((version) => ({
-      name: version.name,
-      items: itemsOf(version, {
-        path: `${options.prefix}/${productPath(folder)}/${version.name}`,
-        published: complete,
-      }),
-    })),
     updated: [...contents, ...sources].reduce((latest, file) => Math.max(latest, file.modified), 0),
   };
+  const versions = complete.map((version) => ({
+    name: version.name,
+    items: itemsOf(version, {
+      path: `${options.prefix}/${productPath(folder)}/${version.name}`,
+      published: complete,
+    }),
+  }));
+  return { head, versions };
 }
 
 /** The files that describe a product, the one with the last word last. */
@@ -478,9 +497,39 @@ function deltaBaseOf(
   return names.filter((name) => name < version.name).at(-1);
 }
 
+/**
+ * Takes out products whose ID another one before them has: names may hold colons, so
+ * `a:b/c/…` and `a/b:c/…` would both be `a:b:c:…`.
+ *
+ * @param products in product order.
+ */
+export function withoutTwins<T extends { head: ProductHead }>(
+  products: readonly T[],
+): { products: T[]; problems: Problem[] } {
+  const owners = new Map<string, ProductHead>();
+  const problems: Problem[] = [];
+  const kept = products.filter(({ head }) => {
+    const id = productId(head);
+    const owner = owners.get(id) ?? head;
+    owners.set(id, owner);
+    if (owner !== head) problems.push(twinProblem(head, owner));
+    return owner === head;
+  });
+  return { products: kept, problems };
+}
+
+function twinProblem(product: ProductHead, owner: ProductHead): Problem {
+  return {
+    path: productPath(product),
+    code: 'name',
+    reason: `its product ID ${productId(product)} is that of ${productPath(owner)} as well`,
+    cure: 'rename one of the folders: without colons above the version no two IDs are the same',
+  };
+}
+
 export interface AliasResult {
   /** The aliases that each product keeps, in its own order. */
-  aliases: Map<Product, string[]>;
+  aliases: Map<ProductHead, string[]>;
   problems: Problem[];
 }
 
@@ -489,9 +538,9 @@ export interface AliasResult {
  *
  * @param products in product order.
  */
-export function resolveAliases(products: readonly Product[]): AliasResult {
-  const owners = new Map<string, Product>();
-  const aliases = new Map<Product, string[]>();
+export function resolveAliases(products: readonly ProductHead[]): AliasResult {
+  const owners = new Map<string, ProductHead>();
+  const aliases = new Map<ProductHead, string[]>();
   const problems: Problem[] = [];
   for (const product of products) {
     const kept = product.aliases.filter((alias) => {
@@ -506,7 +555,7 @@ export function resolveAliases(products: readonly Product[]): AliasResult {
   return { aliases, problems };
 }
 
-function aliasProblem(alias: string, product: Product, owner: Product): Problem {
+function aliasProblem(alias: string, product: ProductHead, owner: ProductHead): Problem {
   return {
     path: productPath(product),
     code: 'alias',

@@ -2,14 +2,20 @@
  * `images.json` in segments: products of one environment and release make one, and a segment whose
  * products are as before is the very same Buffer. So work that is kept by segment follows change.
  */
-import type { Product } from './catalog.js';
+import type { ProductHead } from './catalog.js';
 import { imagesEnd, imagesHead, productText } from './streams.js';
 
+/** A product as the document takes it: what it is, and its versions as `streams.ts` writes them. */
+export interface ProductEntry {
+  head: ProductHead;
+  versions: Buffer;
+}
+
 export interface ImagesDocumentInput {
-  /** In product order. */
-  products: readonly Product[];
+  /** In product order. An entry that is as before is the same object. */
+  products: readonly ProductEntry[];
   /** The aliases that each product keeps. */
-  aliases: ReadonlyMap<Product, readonly string[]>;
+  aliases: ReadonlyMap<ProductHead, readonly string[]>;
   /** When the newest content was made, in milliseconds since 1970. */
   updated: number;
 }
@@ -17,29 +23,31 @@ export interface ImagesDocumentInput {
 /** Concatenated, the segments are the document. */
 export type ImagesDocumentBuilder = (input: ImagesDocumentInput) => Buffer[];
 
+interface Segment {
+  /** What it was made of. */
+  parts: readonly Part[];
+  bytes: Buffer;
+}
+
+interface Part {
+  entry: ProductEntry;
+  /** Separator, name and head of the product. */
+  text: string;
+}
+
 /** A builder that remembers the segments of the last document that it built. */
 export function createImagesDocumentBuilder(): ImagesDocumentBuilder {
-  const texts = new WeakMap<Product, { aliases: string; text: string }>();
-  let segments = new Map<string, { parts: string[]; bytes: Buffer }>();
-
-  const textOf = (product: Product, aliases: readonly string[]): string => {
-    const joined = aliases.join(',');
-    const known = texts.get(product);
-    if (known?.aliases === joined) return known.text;
-    const text = productText(product, aliases);
-    texts.set(product, { aliases: joined, text });
-    return text;
-  };
-
+  let segments = new Map<string, Segment>();
   return ({ products, aliases, updated }) => {
-    const next: typeof segments = new Map();
+    const next = new Map<string, Segment>();
     for (const [key, group] of groups(products)) {
-      const parts = group.map((product) => textOf(product, aliases.get(product) ?? []));
+      const parts = group.map((entry, index): Part => {
+        const separator = next.size + index === 0 ? '' : ',';
+        return { entry, text: separator + productText(entry.head, aliases.get(entry.head) ?? []) };
+      });
       const known = segments.get(key);
-      const lead = next.size === 0 ? '' : ',';
-      const same = known !== undefined && sameParts(known.parts, [lead, ...parts]);
-      const bytes = same ? known.bytes : Buffer.from(lead + parts.join(','));
-      next.set(key, { parts: same ? known.parts : [lead, ...parts], bytes });
+      const same = known !== undefined && sameParts(known.parts, parts);
+      next.set(key, same ? known : { parts, bytes: join(parts) });
     }
     segments = next;
     const bodies = [...next.values()].map(({ bytes }) => bytes);
@@ -47,10 +55,10 @@ export function createImagesDocumentBuilder(): ImagesDocumentBuilder {
   };
 }
 
-function groups(products: readonly Product[]): Map<string, Product[]> {
-  const all = new Map<string, Product[]>();
+function groups(products: readonly ProductEntry[]): Map<string, ProductEntry[]> {
+  const all = new Map<string, ProductEntry[]>();
   for (const product of products) {
-    const key = `${product.env}/${product.release}`;
+    const key = `${product.head.env}/${product.head.release}`;
     const group = all.get(key);
     if (group === undefined) all.set(key, [product]);
     else group.push(product);
@@ -58,7 +66,13 @@ function groups(products: readonly Product[]): Map<string, Product[]> {
   return all;
 }
 
-// Unchanged texts are the same string objects, so this compares pointers.
-function sameParts(a: readonly string[], b: readonly string[]): boolean {
-  return a.length === b.length && a.every((part, index) => part === b[index]);
+function sameParts(a: readonly Part[], b: readonly Part[]): boolean {
+  return (
+    a.length === b.length &&
+    a.every((part, at) => part.entry === b[at]?.entry && part.text === b[at]?.text)
+  );
+}
+
+function join(parts: readonly Part[]): Buffer {
+  return Buffer.concat(parts.flatMap(({ entry, text }) => [Buffer.from(text), entry.versions]));
 }

@@ -2,7 +2,7 @@
  * Products as simplestreams documents: `index.json` (index:1.0) and `images.json` (products:1.0),
  * as LXD (`shared/simplestreams`) and Incus read them. Pure: the same products give the same bytes.
  */
-import type { Item, Product, Version } from './catalog.js';
+import type { Item, ProductHead, Version } from './catalog.js';
 import { productId } from './tree.js';
 
 const contentId = 'images';
@@ -12,9 +12,8 @@ const datatype = 'image-downloads';
 export const imagesHead = `{"content_id":"${contentId}","datatype":"${datatype}","format":"products:1.0","products":{`;
 export const imagesTail = /\},"updated":"[^"]*"\}\n$/;
 
-/** One entry of `products` in `images.json`: `"id":{…}`. */
-export function productText(product: Product, aliases: readonly string[]): string {
-  const versions = product.versions.map(versionText).join(',');
+/** The first part of an entry of `products` in `images.json`; {@link versionsText} goes on from there. */
+export function productText(product: ProductHead, aliases: readonly string[]): string {
   const requirements =
     Object.keys(product.requirements).length > 0 ? product.requirements : undefined;
   const head = JSON.stringify({
@@ -26,18 +25,26 @@ export function productText(product: Product, aliases: readonly string[]): strin
     requirements,
     variant: product.type,
   });
-  return `${JSON.stringify(productId(product))}:${head.slice(0, -1)},"versions":{${versions}}}`;
+  return `${JSON.stringify(productId(product))}:${head.slice(0, -1)},"versions":`;
 }
 
-// Written by hand where order matters: a JavaScript object would move a key like 20260103 to the front.
+/** The last part of an entry of `products`, up to its closing brace. */
+export function versionsText(versions: readonly Version[]): string {
+  return `{${versions.map(versionText).join(',')}}}`;
+}
+
+// Written by hand: a JavaScript object would move a key like 20260103 to the front, and all that
+// stands here has the characters of names and digests, none of which JSON escapes.
 function versionText(version: Version): string {
-  const items = version.items.map((item) => `${JSON.stringify(item.key)}:${itemText(item)}`);
-  return `${JSON.stringify(version.name)}:{"items":{${items.join(',')}}}`;
+  const items = version.items.map((item) => `"${item.key}":${itemText(item)}`);
+  return `"${version.name}":{"items":{${items.join(',')}}}`;
 }
 
-function itemText(item: Item): string {
-  const { ftype, path, sha256, size, combined, deltaBase } = item;
-  return JSON.stringify({ ...combined, delta_base: deltaBase, ftype, path, sha256, size });
+function itemText({ ftype, path, sha256, size, combined = {}, deltaBase }: Item): string {
+  let text = '{';
+  for (const field in combined) text += `"${field}":"${combined[field]}",`;
+  if (deltaBase !== undefined) text += `"delta_base":"${deltaBase}",`;
+  return `${text}"ftype":"${ftype}","path":"${path}","sha256":"${sha256}","size":${size}}`;
 }
 
 /** What stands after the last product in `images.json`. */
@@ -52,7 +59,7 @@ export function imagesEnd(updated: number): string {
  * @param path of `images.json`, relative to the server's root.
  */
 export function indexText(
-  products: readonly Product[],
+  products: readonly ProductHead[],
   { updated, path }: { updated: number; path: string },
 ): string {
   const time = rfc2822(updated);
@@ -67,7 +74,7 @@ export function indexText(
 }
 
 /** When the newest content was made, in milliseconds since 1970; 0 without any. */
-export function newest(products: readonly Product[]): number {
+export function newest(products: readonly ProductHead[]): number {
   return products.reduce((latest, product) => Math.max(latest, product.updated), 0);
 }
 

@@ -85,10 +85,21 @@ const endingRoles: readonly (readonly [string, (stem: string) => FileRole])[] = 
 
 const other: FileRole = { kind: 'other' };
 
+/** Roles of names seen before: a tree has few different names, and each is looked at many times. */
+const knownRoles = new Map<string, FileRole>(fixedRoles);
+const mostKnownRoles = 10_000;
+
 /** What the file called `name` is in its version. */
 export function roleOf(name: string): FileRole {
-  const fixed = fixedRoles.get(name);
-  if (fixed !== undefined) return fixed;
+  const known = knownRoles.get(name);
+  if (known !== undefined) return known;
+  if (knownRoles.size >= mostKnownRoles) knownRoles.clear();
+  const role = fixedRoles.get(name) ?? roleByEnding(name);
+  knownRoles.set(name, role);
+  return role;
+}
+
+function roleByEnding(name: string): FileRole {
   for (const [ending, role] of endingRoles) {
     if (name.length > ending.length && name.endsWith(ending)) {
       return role(name.slice(0, -ending.length));

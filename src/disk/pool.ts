@@ -2,10 +2,9 @@
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import type { DigestJob } from '../catalog/catalog.js';
-import type { ProductFolder } from '../catalog/tree.js';
 import type { DigestResult } from './digest.js';
 import type { ProductAddress, ProductList } from './scan.js';
-import type { Reply, Shared, Task, TaskResults } from './tasks.js';
+import type { Reply, ScannedProduct, Shared, Task, TaskResults } from './tasks.js';
 
 export interface DigestOptions {
   /** Ends the work at the next piece of a file; what is done by then has been handed over. */
@@ -18,7 +17,7 @@ export interface Pool {
   /** @throws the system error where `imagesDir` cannot be listed. */
   listProducts(imagesDir: string): Promise<ProductList>;
   /** Takes up product folders, in the order of `addresses`. */
-  scan(imagesDir: string, addresses: readonly ProductAddress[]): Promise<ProductFolder[]>;
+  scan(imagesDir: string, addresses: readonly ProductAddress[]): Promise<ScannedProduct[]>;
   /** Reads the files of `jobs`, the largest first. */
   digest(imagesDir: string, jobs: readonly DigestJob[], options: DigestOptions): Promise<void>;
   /** Bytes read by {@link Pool.digest} so far, since the pool was made. */
@@ -46,11 +45,13 @@ export function createPool({ threads = Math.max(2, availableParallelism()) } = {
   const workers = Array.from({ length: threads }, () => new Thread(shared));
 
   /** Has all threads take tasks from `tasks` until none is left. */
-  const share = async (tasks: Iterator<() => Task>, done: (task: Task, reply: string) => void) => {
+  const share = async <T extends Task>(
+    tasks: Iterator<T>,
+    done: (task: T, result: TaskResults[T['kind']]) => void,
+  ) => {
     const work = async (worker: Thread) => {
       for (let next = tasks.next(); next.done !== true; next = tasks.next()) {
-        const task = next.value();
-        done(task, await worker.run(task));
+        done(next.value, await worker.run(next.value));
       }
     };
     await Promise.all(workers.map(work));
@@ -59,16 +60,16 @@ export function createPool({ threads = Math.max(2, availableParallelism()) } = {
   return {
     async listProducts(imagesDir) {
       const [worker] = workers as [Thread, ...Thread[]];
-      return JSON.parse(await worker.run({ kind: 'list', imagesDir })) as TaskResults['list'];
+      return await worker.run({ kind: 'list', imagesDir });
     },
     async scan(imagesDir, addresses) {
-      const results = new Map<Task, ProductFolder[]>();
       const tasks = batches(addresses, () => 1, scanBatch).map(
-        (batch): Task => ({ kind: 'scan', imagesDir, addresses: batch }),
+        (batch): Extract<Task, { kind: 'scan' }> => {
+          return { kind: 'scan', imagesDir, addresses: batch };
+        },
       );
-      await share(tasks.map((task) => () => task).values(), (task, json) =>
-        results.set(task, JSON.parse(json)),
-      );
+      const results = new Map<Task, ScannedProduct[]>();
+      await share(tasks.values(), (task, result) => results.set(task, result));
       return tasks.flatMap((task) => results.get(task) ?? []);
     },
     async digest(imagesDir, jobs, { signal, onResults }) {
@@ -79,10 +80,10 @@ export function createPool({ threads = Math.max(2, availableParallelism()) } = {
       Atomics.store(shared.stop, 0, 0);
       if (signal?.aborted === true) return;
       signal?.addEventListener('abort', stop, { once: true });
-      const tasks = function* () {
+      const tasks = function* (): Generator<Extract<Task, { kind: 'digest' }>> {
         for (const batch of batches(largestFirst, cost, digestBatch.bytes)) {
           if (signal?.aborted === true) return;
-          yield (): Task => ({ kind: 'digest', imagesDir, jobs: batch });
+          yield { kind: 'digest', imagesDir, jobs: batch };
         }
       };
       try {
@@ -120,7 +121,7 @@ function batches<T>(items: readonly T[], cost: (item: T) => number, limit: numbe
 /** One worker thread, which does one task at a time. */
 class Thread {
   readonly #worker: Worker;
-  #settle: { resolve: (json: string) => void; reject: (error: Error) => void } | undefined;
+  #settle: { resolve: (result: never) => void; reject: (error: Error) => void } | undefined;
   #failure: Error | undefined;
 
   constructor(workerData: Shared) {
@@ -128,14 +129,14 @@ class Thread {
     this.#worker.on('message', (reply: Reply) => {
       const settle = this.#settle;
       this.#settle = undefined;
-      if ('json' in reply) settle?.resolve(reply.json);
+      if ('result' in reply) settle?.resolve(reply.result as never);
       else settle?.reject(reply.error);
     });
     this.#worker.on('error', (error) => this.#fail(error));
     this.#worker.on('exit', () => this.#fail(new Error('a worker thread has ended')));
   }
 
-  run(task: Task): Promise<string> {
+  run<T extends Task>(task: T): Promise<TaskResults[T['kind']]> {
     if (this.#failure !== undefined) return Promise.reject(this.#failure);
     return new Promise((resolve, reject) => {
       this.#settle = { resolve, reject };

@@ -1,8 +1,9 @@
 /** What the threads of the pool do, and the messages that pass between them and the pool. */
+import { createHash } from 'node:crypto';
 import { parentPort, workerData } from 'node:worker_threads';
 import type { DigestJob } from '../catalog/catalog.js';
-import type { ProductFolder } from '../catalog/tree.js';
-import { type DigestResult, runDigestJob } from './digest.js';
+import { type ProductFolder, productPath } from '../catalog/tree.js';
+import type { DigestResult } from './digest.js';
 import { listProducts, type ProductAddress, type ProductList, scanProduct } from './scan.js';
 
 export type Task =
@@ -10,14 +11,25 @@ export type Task =
   | { kind: 'scan'; imagesDir: string; addresses: ProductAddress[] }
   | { kind: 'digest'; imagesDir: string; jobs: DigestJob[] };
 
+/** Large trees of small objects travel as JSON: to clone them takes much longer. */
 export interface TaskResults {
   list: ProductList;
-  scan: ProductFolder[];
-  digest: DigestResult[];
+  scan: ScannedProduct[];
+  /** A list of {@link DigestResult}. */
+  digest: string;
 }
 
-/** A reply carries its result as JSON: to clone large trees of small objects takes much longer. */
-export type Reply = { json: string } | { error: Error };
+export type Reply = { result: TaskResults[Task['kind']] } | { error: Error };
+
+/** A product folder as a thread hands it over; most are as they were, and are never unpacked. */
+export interface ScannedProduct {
+  /** `env/release/arch/type`. */
+  path: string;
+  /** Equal fingerprints mean equal names, stamps and problems. */
+  fingerprint: string;
+  /** The {@link ProductFolder}. */
+  json: string;
+}
 
 /** Memory that all threads share: how many bytes were read, and whether to stop. */
 export interface Shared {
@@ -32,7 +44,7 @@ export function serveTasks(): void {
   const shared = workerData as Shared;
   port.on('message', async (task: Task) => {
     const reply = await runTask(task, shared).then(
-      (result): Reply => ({ json: JSON.stringify(result) }),
+      (result): Reply => ({ result }),
       (error: Error): Reply => ({ error }),
     );
     port.postMessage(reply);
@@ -44,10 +56,22 @@ async function runTask(task: Task, shared: Shared): Promise<TaskResults[Task['ki
     case 'list':
       return listProducts(task.imagesDir);
     case 'scan':
-      return task.addresses.map((address) => scanProduct(task.imagesDir, address));
+      return task.addresses.map((address) => pack(scanProduct(task.imagesDir, address)));
     case 'digest':
-      return runDigestJobs(task, shared);
+      return JSON.stringify(await runDigestJobs(task, shared));
   }
+}
+
+function pack(folder: ProductFolder): ScannedProduct {
+  const { yaml, versions, problems } = folder;
+  const stamps = versions.map(({ name, files, temporaries }) => [
+    name,
+    temporaries,
+    files.map((file) => [file.name, file.stamp]),
+  ]);
+  const state = JSON.stringify([yaml?.stamp, stamps, problems]);
+  const fingerprint = createHash('sha256').update(state).digest('base64url');
+  return { path: productPath(folder), fingerprint, json: JSON.stringify(folder) };
 }
 
 async function runDigestJobs(
@@ -58,6 +82,8 @@ async function runDigestJobs(
     Atomics.add(shared.bytes, 0, BigInt(bytes));
     if (Atomics.load(shared.stop, 0) !== 0) throw new Stopped();
   };
+  // Loaded when first needed: a run that finds nothing new has no use for parsers and decoders.
+  const { runDigestJob } = await import('./digest.js');
   const results: DigestResult[] = [];
   try {
     for (const job of jobs) results.push(await runDigestJob(imagesDir, job, onBytes));

@@ -1,0 +1,122 @@
+/**
+ * What is remembered of a product from one run to the next: its digests, and what came of them.
+ * A record only saves work; it can be made again from the tree at any time. Pure.
+ */
+import { type CatalogueOptions, catalogueProduct, type Product } from './catalog.js';
+import type { ProductEntry } from './images-document.js';
+import { versionsText } from './streams.js';
+import {
+  type FileDigest,
+  type FileEntry,
+  type Problem,
+  type ProductFolder,
+  productPath,
+} from './tree.js';
+
+/** Raised whenever the same tree and digests would give another record: older ones are then not used. */
+export const recordFormat = 1;
+
+/** `[name, stamp, digest]` of files, by version; those of the product folder itself under ''. */
+export type KnownDigests = Record<string, [name: string, stamp: string, digest: FileDigest][]>;
+
+export interface ProductRecord {
+  /** `env/release/arch/type`. */
+  path: string;
+  /** What the scan saw when this was made. */
+  fingerprint: string;
+  /** Whether this is all there is to say for as long as the fingerprint is the same. */
+  final: boolean;
+  /** What is published; absent where no version is complete. */
+  entry?: ProductEntry;
+  totals: Totals;
+  problems: Problem[];
+  /** {@link KnownDigests} as JSON: it is needed only once something changes. */
+  digests: Buffer;
+}
+
+export interface Totals {
+  versions: number;
+  /** Size of the published files in bytes; a file that stands under two names counts once. */
+  bytes: number;
+}
+
+/** A product folder and the fingerprint of its state. */
+export interface Scanned {
+  folder: ProductFolder;
+  fingerprint: string;
+}
+
+/** Judges a product whose files have been read, and makes its record. */
+export function makeRecord(
+  { folder, fingerprint }: Scanned,
+  options: CatalogueOptions,
+): ProductRecord {
+  const { product, problems, settlesAt } = catalogueProduct(folder, options);
+  const record: ProductRecord = {
+    ...draftRecord({ folder, fingerprint }),
+    // What waits for time to pass, or could not be read, is looked at again.
+    final: settlesAt === undefined && allFiles(folder).every(isLasting),
+    totals: totalsOf(product),
+    problems,
+  };
+  if (product === undefined) return record;
+  const versions = Buffer.from(versionsText(product.versions));
+  return { ...record, entry: { head: product.head, versions } };
+}
+
+/** A record that keeps the digests of `folder`, and leaves everything else to the next run. */
+export function draftRecord({ folder, fingerprint }: Scanned): ProductRecord {
+  return {
+    path: productPath(folder),
+    fingerprint,
+    final: false,
+    totals: { versions: 0, bytes: 0 },
+    problems: [],
+    digests: Buffer.from(JSON.stringify(digestsOf(folder))),
+  };
+}
+
+/** Gives the files of `folder` the digests in `known` that stand under their names and stamps. */
+export function recallDigests(folder: ProductFolder, known: KnownDigests): void {
+  if (folder.yaml !== undefined) recall([folder.yaml], known['']);
+  for (const version of folder.versions) recall(version.files, known[version.name]);
+}
+
+/** The digests of `folder` that hold for as long as the stamps of their files do. */
+export function digestsOf(folder: ProductFolder): KnownDigests {
+  const known: KnownDigests = {};
+  if (folder.yaml !== undefined) known[''] = lasting([folder.yaml]);
+  for (const version of folder.versions) known[version.name] = lasting(version.files);
+  return known;
+}
+
+function recall(files: readonly FileEntry[], known: KnownDigests[string] = []): void {
+  for (const [name, stamp, digest] of known) {
+    const file = files.find((candidate) => candidate.name === name && candidate.stamp === stamp);
+    if (file !== undefined) file.digest = digest;
+  }
+}
+
+function lasting(files: readonly FileEntry[]): KnownDigests[string] {
+  return files.flatMap(({ name, stamp, digest, fleeting }) =>
+    digest === undefined || fleeting === true ? [] : [[name, stamp, digest]],
+  );
+}
+
+function allFiles({ yaml, versions }: ProductFolder): FileEntry[] {
+  const files = versions.flatMap((version) => version.files);
+  return yaml === undefined ? files : [...files, yaml];
+}
+
+function isLasting(file: FileEntry): boolean {
+  return file.failure === undefined && file.fleeting !== true;
+}
+
+function totalsOf(product: Product | undefined): Totals {
+  const versions = product?.versions ?? [];
+  const sizes = versions.flatMap(({ items }) =>
+    items.map(({ path, size }) => [path, size] as const),
+  );
+  const bytes = [...new Map(sizes).values()].reduce((sum, size) => sum + size, 0);
+  return { versions: versions.length, bytes };
+}
