@@ -5,11 +5,12 @@
 import type { Item, ProductHead, Version } from './catalog.js';
 import { productId } from './tree.js';
 
-const contentId = 'images';
+/** The entry of `index.json` that leads to `images.json`. */
+export const imagesContentId = 'images';
 const datatype = 'image-downloads';
 
 /** How each `images.json` of ours begins and ends; whatever differs was written by someone else or cut. */
-export const imagesHead = `{"content_id":"${contentId}","datatype":"${datatype}","format":"products:1.0","products":{`;
+export const imagesHead = `{"content_id":"${imagesContentId}","datatype":"${datatype}","format":"products:1.0","products":{`;
 export const imagesTail = /\},"updated":"[^"]*"\}\n$/;
 
 /** The first part of an entry of `products` in `images.json`; {@link versionsText} goes on from there. */
@@ -70,7 +71,7 @@ export function indexText(
     products: products.map(productId),
     updated: time,
   };
-  return `${JSON.stringify({ format: 'index:1.0', index: { [contentId]: images }, updated: time })}\n`;
+  return `${JSON.stringify({ format: 'index:1.0', index: { [imagesContentId]: images }, updated: time })}\n`;
 }
 
 /** When the newest content was made, in milliseconds since 1970; 0 without any. */

@@ -35,11 +35,17 @@ export function isHidden(name: string): boolean {
  * LXD and Incus read the first eight characters as that date and skip a version without it.
  */
 export function isVersionName(name: string): boolean {
-  const match = /^(\d{4})(\d{2})(\d{2})/.exec(name);
-  if (match === null || !isName(name)) return false;
-  const [year, month, day] = match.slice(1).map(Number) as [number, number, number];
-  const date = new Date(Date.UTC(year, month - 1, day));
-  return year > 0 && date.getUTCMonth() === month - 1 && date.getUTCDate() === day;
+  const date = name.slice(0, 8);
+  if (!/^\d{8}$/.test(date) || !isName(name)) return false;
+  const [year, month, day] = [date.slice(0, 4), date.slice(4, 6), date.slice(6)].map(Number);
+  return day !== 0 && Number(day) <= daysIn(Number(year), Number(month));
+}
+
+/** The days of a month; 0 where there is no such month. */
+function daysIn(year: number, month: number): number {
+  if (month < 1 || month > 12 || year === 0) return 0;
+  if (month === 2) return year % 4 === 0 && (year % 100 !== 0 || year % 400 === 0) ? 29 : 28;
+  return [4, 6, 9, 11].includes(month) ? 30 : 31;
 }
 
 /** Types of root file, by the `ftype` that simplestreams gives them. */

@@ -1,0 +1,25 @@
+/**
+ * cli/ has one verb a file, each thin: it says what to do and how to tell it.
+ * This file is what every verb receives.
+ */
+import type { Config } from '../config.js';
+import type { Logger } from '../log.js';
+
+/** What a verb works with. */
+export interface Command {
+  config: Config;
+  log: Logger;
+  /** Whether results are for a machine. */
+  json: boolean;
+  /** Writes a result, text without its last newline, to standard output. */
+  print: (text: string) => void;
+  /** The terminal to show progress on; `undefined` where standard error is none. */
+  terminal: NodeJS.WriteStream | undefined;
+  /** Whether results may have colour. */
+  colour: boolean;
+  /** Aborts when the command is told to end. */
+  signal: AbortSignal;
+}
+
+/** A verb. @returns the exit code; see `errors.ts`. */
+export type Verb<Options> = (command: Command, options: Options) => Promise<number>;

@@ -1,0 +1,64 @@
+/** `update`: brings the documents up to date with the tree. */
+import { acquireLock } from '../disk/lock.js';
+import { createPool } from '../disk/pool.js';
+import { exitCodes } from '../errors.js';
+import { createPipeline, type RunResult, type Stage } from '../pipeline.js';
+import type { Command } from './command.js';
+import { counted, formatBytes } from './format.js';
+import { createProgress } from './progress.js';
+
+export interface UpdateOptions {
+  /** Forgets what is remembered, and reads every file again. */
+  rebuild?: boolean;
+}
+
+/** Runs the pipeline once, under the lock of the root. */
+export async function update(command: Command, options: UpdateOptions): Promise<number> {
+  const result = await publishTree(command, options);
+  command.print(command.json ? JSON.stringify(result) : summary(result));
+  return result.problems.length > 0 ? exitCodes.partial : exitCodes.done;
+}
+
+/** What `update` and `init` have in common: one run, with its problems logged. */
+export async function publishTree(
+  { config, log, signal, terminal }: Command,
+  { rebuild = false }: UpdateOptions,
+): Promise<RunResult> {
+  const { paths, publish } = config;
+  const pool = createPool();
+  const progress = await createProgress({ terminal, bytesRead: pool.bytesRead });
+  try {
+    const lock = await acquireLock(paths.root);
+    try {
+      const pipeline = createPipeline({ paths, publish, pool, log, rebuild });
+      const onStage = (stage: Stage, bytes: number) => progress.stage(stageNames[stage], bytes);
+      const result = await pipeline.run({ signal, onStage });
+      progress.stop();
+      for (const { path, code, reason, cure } of result.problems) {
+        log.warn({ path, reason, cure, code }, 'not published');
+      }
+      return result;
+    } finally {
+      await lock.release();
+    }
+  } finally {
+    progress.stop();
+    await pool.close();
+  }
+}
+
+const stageNames: Record<Stage, string> = {
+  scan: 'Looking',
+  digest: 'Reading',
+  settle: 'Settling',
+  publish: 'Publishing',
+};
+
+function summary({ products, versions, bytes, read, published, problems }: RunResult): string {
+  const stock = `${counted(products, 'product')}, ${counted(versions, 'version')}, ${formatBytes(bytes)}`;
+  const work = read.files > 0 ? `read ${counted(read.files, 'file')} (${formatBytes(read.bytes)})` : '';
+  const documents = published.filter((name) => !name.endsWith('.gz')).toReversed();
+  const news = published.length > 0 ? `wrote ${(documents.length > 0 ? documents : published).join(' and ')}` : 'nothing new';
+  const held = problems.length > 0 ? `${counted(problems.length, 'problem')}, see above` : '';
+  return `${stock}: ${[work, news, held].filter((part) => part !== '').join('; ')}`;
+}
