@@ -1,0 +1,137 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import fc from 'fast-check';
+import {
+  durationUnits,
+  type HostPort,
+  isCronExpression,
+  isNetwork,
+  parseDuration,
+  parseHostPort,
+  parseSize,
+  sizeUnits,
+} from '../src/units.js';
+
+describe('durations and sizes', () => {
+  const readers = [
+    { name: 'duration', read: parseDuration, units: durationUnits },
+    { name: 'size', read: parseSize, units: sizeUnits },
+  ];
+  for (const { name, read, units } of readers) {
+    test(`any whole ${name} in any unit is read as it was written`, () => {
+      const quantity = fc.tuple(fc.nat({ max: 1000 }), fc.constantFrom(...Object.entries(units)));
+      fc.assert(
+        fc.property(quantity, ([count, [unit, factor]]) => {
+          assert.equal(read(`${count}${unit}`), count * factor);
+          assert.equal(read(`${count} ${unit}`), count * factor);
+        }),
+      );
+    });
+    test(`what is no ${name} is refused`, () => {
+      for (const text of ['', 's', 'B', '-1s', '-1B', '1x', '1e3s', '.5h', '1s1s', ' 1s', '1  s']) {
+        assert.equal(read(text), undefined, text);
+      }
+      for (const unit of ['toString', '__proto__']) assert.equal(read(`1${unit}`), undefined);
+      assert.equal(read(`9999999999999999${Object.keys(units).at(-1)}`), undefined);
+    });
+  }
+
+  test('may have decimals', () => {
+    assert.equal(parseDuration('1.5h'), 5_400_000);
+    assert.equal(parseSize('0.5KiB'), 512);
+  });
+
+  test('a size without a unit counts bytes, a duration needs its unit', () => {
+    assert.equal(parseSize('4096'), 4096);
+    assert.equal(parseDuration('4096'), undefined);
+  });
+});
+
+describe('host and port', () => {
+  const cases: [text: string, port: number | undefined, expected: HostPort | undefined][] = [
+    ['127.0.0.1:8443', undefined, { host: '127.0.0.1', port: 8443 }],
+    ['[::1]:0', undefined, { host: '::1', port: 0 }],
+    ['a-b.example.org:22', undefined, { host: 'a-b.example.org', port: 22 }],
+    ['localhost', undefined, undefined],
+    ['::1', undefined, undefined],
+    [':8443', undefined, undefined],
+    ['a:65536', undefined, undefined],
+    ['a:', undefined, undefined],
+    ['[a]:1', undefined, undefined],
+    ['user@a:1', undefined, undefined],
+    ['a b:1', undefined, undefined],
+    ['-a:1', undefined, undefined],
+    ['a..b:1', undefined, undefined],
+    ['a', 22, { host: 'a', port: 22 }],
+    ['a:2222', 22, { host: 'a', port: 2222 }],
+    ['2001:db8::1', 22, { host: '2001:db8::1', port: 22 }],
+    ['[2001:db8::1]', 22, { host: '2001:db8::1', port: 22 }],
+    ['', 22, undefined],
+  ];
+  for (const [text, port, expected] of cases) {
+    test(`${JSON.stringify(text)}${port === undefined ? '' : `, else port ${port}`}`, () => {
+      assert.deepEqual(parseHostPort(text, port === undefined ? {} : { port }), expected);
+    });
+  }
+});
+
+test('a network is an address with a prefix that fits it', () => {
+  for (const text of [
+    '10.0.0.0/8',
+    '0.0.0.0/0',
+    '192.0.2.1/32',
+    '2001:db8::/32',
+    '::/0',
+    '::1/128',
+  ]) {
+    assert.ok(isNetwork(text), text);
+  }
+  for (const text of [
+    '',
+    '10.0.0.0',
+    '10.0.0.0/33',
+    '10.0.0/8',
+    '::/129',
+    '::',
+    'a/8',
+    'fe80::%a/64',
+  ]) {
+    assert.ok(!isNetwork(text), text);
+  }
+});
+
+test('a cron expression has five or six fields, each in its range', () => {
+  const right = [
+    '* * * * *',
+    '*/10 * * * *',
+    '0 3 * * sun',
+    '0,30 8-18/2 1-15 JAN-mar 1-5',
+    '59 23 31 12 7',
+    '*/5 0 0 1 1 0',
+  ];
+  const wrong = [
+    '',
+    'daily',
+    '@daily',
+    '* * * *',
+    '* * * * * * *',
+    '60 * * * *',
+    '* 24 * * *',
+    '* * 0 * *',
+    '* * * 13 *',
+    '* * * * 8',
+    '*/0 * * * *',
+    '5- * * * *',
+    '-5 * * * *',
+    '5-x * * * *',
+    '9-5 * * * *',
+    '1-2-3 * * * *',
+    ', * * * *',
+    '1, * * * *',
+    '*/ * * * *',
+    '* * * mon *',
+    '*\t* * * *',
+  ];
+  for (const text of right) assert.ok(isCronExpression(text), text);
+  for (const text of wrong) assert.ok(!isCronExpression(text), text);
+});
