@@ -1,7 +1,7 @@
 /**
  * Programs that tests run: found, run to their end with what they said, or refused with the reason.
  */
-import { type SpawnOptions, spawn } from 'node:child_process';
+import { type ChildProcessWithoutNullStreams, type SpawnOptions, spawn } from 'node:child_process';
 import { accessSync, constants } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { buffer, text } from 'node:stream/consumers';
@@ -73,6 +73,54 @@ function exitCode(child: ReturnType<typeof spawn>): Promise<number> {
   return new Promise((resolve, reject) => {
     child.once('error', reject);
     child.once('close', (code) => resolve(code ?? -1));
+  });
+}
+
+/** A server that runs until it is stopped, or until this process has ended in whatever way. */
+export interface KeptServer {
+  /** What it said until it was ready, on both outputs. */
+  said: string;
+  /** Settles when the server has ended: its exit code, or 1 after a signal. */
+  ended: Promise<number>;
+  /** Sends it a signal and gives its exit code. Default: SIGTERM. */
+  stop(signal?: NodeJS.Signals): Promise<number>;
+}
+
+/**
+ * Starts a server and waits until `isReady` accepts all that it has said, which is asked at each output.
+ * Throws with what it said where it ends first. A Ctrl-C in the terminal does not reach it.
+ */
+export async function startServer(
+  [program, ...args]: readonly [string, ...string[]],
+  { isReady, env = {} }: { isReady: (said: string) => boolean; env?: Record<string, string> },
+): Promise<KeptServer> {
+  const keeper = join(import.meta.dirname, 'keeper.js');
+  const child = spawn(process.execPath, [keeper, program, ...args], {
+    detached: true,
+    env: { ...process.env, ...env },
+  });
+  const ended = exitCode(child);
+  const said = await untilReady(child, isReady);
+  const stop = (signal?: NodeJS.Signals) => {
+    child.kill(signal);
+    return ended;
+  };
+  return { said, ended, stop };
+}
+
+function untilReady(
+  child: ChildProcessWithoutNullStreams,
+  isReady: (said: string) => boolean,
+): Promise<string> {
+  return new Promise((resolve, reject) => {
+    let said = '';
+    const listen = (chunk: Buffer) => {
+      said += chunk;
+      if (isReady(said)) resolve(said);
+    };
+    child.stdout.on('data', listen);
+    child.stderr.on('data', listen);
+    child.once('close', (code) => reject(new Error(`The server ended with ${code}:\n${said}`)));
   });
 }
 

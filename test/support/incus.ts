@@ -17,15 +17,15 @@ const keyring = '/usr/share/keyrings/debian-archive-keyring.gpg';
 
 /** An `incus` with a configuration of its own, and `incus-simplestreams`. */
 export interface IncusTools {
-  /** `INCUS_CONF` for programs that shall use this configuration. */
-  readonly env: { INCUS_CONF: string; PATH: string };
+  /** Variables for programs that shall use this configuration, with its own hour-long index cache. */
+  readonly env: { INCUS_CONF: string; INCUS_CACHE: string; PATH: string };
   /** Runs `incus` and gives its standard output. Throws with all that it said where it fails. */
   incus(...args: string[]): Promise<string>;
   /** Makes a simplestreams server with a self-signed `certificate` (PEM) known as `name`. */
   addRemote(name: string, options: { url: string; certificate: string }): Promise<void>;
   /** Runs `incus-simplestreams` in `folder`, the root of a published tree. */
   simplestreams(folder: string, ...args: string[]): Promise<string>;
-  /** Removes the configuration. */
+  /** Removes the configuration and the cache. */
   close(): Promise<void>;
 }
 
@@ -94,14 +94,18 @@ async function debianArchive(): Promise<string> {
 /** The programs of {@link incusMissing}, with an empty configuration. */
 export async function incusTools(): Promise<IncusTools> {
   const folder = await mkdtemp(join(tmpdir(), 'incus-client-'));
-  const env = { INCUS_CONF: folder, PATH: `${cache}:${process.env.PATH}` };
-  await mkdir(join(folder, 'servercerts'));
+  const env = {
+    INCUS_CONF: join(folder, 'config'),
+    INCUS_CACHE: join(folder, 'cache'),
+    PATH: `${cache}:${process.env.PATH}`,
+  };
+  await mkdir(join(env.INCUS_CONF, 'servercerts'), { recursive: true });
   const incus = (...args: string[]) => run(join(cache, 'incus'), args, { env });
   return {
     env,
     incus,
     addRemote: async (name, { url, certificate }) => {
-      await writeFile(join(folder, 'servercerts', `${name}.crt`), certificate);
+      await writeFile(join(env.INCUS_CONF, 'servercerts', `${name}.crt`), certificate);
       await incus('remote', 'add', name, url, '--protocol=simplestreams');
     },
     simplestreams: (cwd, ...args) => run(join(cache, 'incus-simplestreams'), args, { cwd }),
