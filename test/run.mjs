@@ -3,13 +3,14 @@
  * Arguments choose tests whose file name has one of them in it. REQUIRE_TESTS=1 makes a skip a failure.
  */
 import { existsSync } from 'node:fs';
-import { readdir } from 'node:fs/promises';
-import { availableParallelism } from 'node:os';
+import { chmod, mkdtemp, readdir, rm, rmdir } from 'node:fs/promises';
+import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { finished } from 'node:stream/promises';
 import { run } from 'node:test';
 import { spec } from 'node:test/reporters';
+import { setTimeout as wait } from 'node:timers/promises';
 
 const root = join(import.meta.dirname, '..');
 /** Against a test that hangs; far above what any file needs. */
@@ -77,10 +78,36 @@ function failures() {
   return reasons;
 }
 
+/** Has all tests put their temporary files below one folder, which is gone when they are. */
+async function makeTemporary() {
+  const folder = await mkdtemp(join(tmpdir(), 'lxd-image-server-test-'));
+  // Containers of a private LXD, whose root is no one on this machine, pass through here.
+  await chmod(folder, 0o711);
+  process.env.TMPDIR = folder;
+  return folder;
+}
+
+/** Removes what tests left that were interrupted, and waits for a private LXD that clears itself away. */
+async function removeTemporary(folder) {
+  const names = await readdir(folder);
+  const left = names.filter((name) => !name.startsWith('private-lxd-'));
+  for (const name of left) await rm(join(folder, name), { recursive: true, force: true });
+  for (let tries = 300; tries > 0; tries -= 1) {
+    const gone = await rmdir(folder).then(
+      () => true,
+      () => false,
+    );
+    if (gone) return;
+    await wait(100);
+  }
+  process.stderr.write(`test: left behind: ${folder}\n`);
+}
+
 const { unit, endToEnd } = await findTests(process.argv.slice(2));
 const stop = new AbortController();
 for (const name of ['SIGINT', 'SIGTERM']) process.on(name, () => stop.abort());
 
+const temporary = await makeTemporary();
 const runs = [
   { files: unit, concurrency: availableParallelism() },
   { files: endToEnd, concurrency: 1 },
@@ -88,6 +115,7 @@ const runs = [
 const report = Readable.from(reportOf(runs, stop.signal)).compose(new spec());
 report.pipe(process.stdout);
 await finished(report);
+await removeTemporary(temporary);
 
 for (const reason of failures()) {
   process.exitCode = 1;

@@ -103,8 +103,9 @@ async function start(): Promise<void> {
   const image = await makeSample(site.root, wanted);
   await initialise(site);
   const server = await serve(site);
+  const stopped = untilStopped(server);
   process.stdout.write(explain(site, image));
-  await untilStopped(server);
+  await stopped;
 }
 
 start().catch((error: unknown) => {
