@@ -85,8 +85,10 @@ export interface ProductResult {
 /** One file to read, and what to look for in it. */
 export interface FileRequest {
   name: string;
+  /** Bytes, as far as they are known beforehand. */
   size: number;
-  stamp: string;
+  /** What the scan saw; without it the file may be whatever it is. */
+  stamp?: string;
   read: 'metadata' | 'unified' | 'root' | 'sums' | 'image-yaml' | 'product-yaml' | 'plain';
   /** For a root, its type: it decides which marks of a whole file are looked for. */
   ftype?: string;

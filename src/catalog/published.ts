@@ -57,9 +57,7 @@ export function parseIndex(text: string): { path: string; products: string[] } {
 }
 
 /** Versions of a product, oldest first. */
-export function versionsOf(
-  product: PublishedProduct,
-): { name: string; items: PublishedItem[] }[] {
+export function versionsOf(product: PublishedProduct): { name: string; items: PublishedItem[] }[] {
   return Object.entries(product.versions)
     .sort(([a], [b]) => compareNames(a, b))
     .map(([name, { items }]) => ({ name, items: Object.values(items) as PublishedItem[] }));
@@ -76,7 +74,9 @@ function parse<T extends v.GenericSchema>(schema: T, text: string): v.InferOutpu
   if (result.success) return result.output;
   const [issue] = result.issues;
   const path = v.getDotPath(issue);
-  throw new DocumentError(`is not a simplestreams document: ${path ? `${path}: ` : ''}${issue.message}`);
+  throw new DocumentError(
+    `is not a simplestreams document: ${path ? `${path}: ` : ''}${issue.message}`,
+  );
 }
 
 function isInside(path: string): boolean {

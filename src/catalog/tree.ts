@@ -125,6 +125,7 @@ export type ProblemCode =
   | 'uploading'
   | 'settling'
   | 'changed'
+  | 'gone'
   | 'empty'
   | 'damaged'
   | 'metadata-missing'

@@ -19,7 +19,10 @@ export function counted(count: number, noun: string): string {
 }
 
 /** A table with aligned columns; a number in `right` names a column that is aligned to the right. */
-export function formatTable(rows: readonly (readonly string[])[], right: readonly number[] = []): string {
+export function formatTable(
+  rows: readonly (readonly string[])[],
+  right: readonly number[] = [],
+): string {
   const widths = (rows[0] ?? []).map((_cell, column) =>
     Math.max(...rows.map((row) => row[column]?.length ?? 0)),
   );

@@ -21,11 +21,11 @@ export async function createProgress({ terminal, bytesRead }: ProgressOptions): 
   if (terminal === undefined) return { stage: () => {}, stop: () => {} };
   const { default: cliProgress } = await import('cli-progress');
   const bar = new cliProgress.SingleBar({
+    ...cliProgress.Presets.shades_classic,
     stream: terminal,
     clearOnComplete: true,
     hideCursor: true,
     format: '{name} {bar} {percentage}%  {done} of {all}  {rate}/s  {eta_formatted} left',
-    ...cliProgress.Presets.shades_classic,
   });
   let base = 0;
   let started = 0;
@@ -39,7 +39,8 @@ export async function createProgress({ terminal, bytesRead }: ProgressOptions): 
       bar.stop();
       base = bytesRead();
       started = performance.now();
-      if (total > 0) bar.start(total, 0, { name, done: '0 B', all: formatBytes(total), rate: '0 B' });
+      if (total > 0)
+        bar.start(total, 0, { name, done: '0 B', all: formatBytes(total), rate: '0 B' });
     },
     stop() {
       clearInterval(timer);

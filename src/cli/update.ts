@@ -56,9 +56,13 @@ const stageNames: Record<Stage, string> = {
 
 function summary({ products, versions, bytes, read, published, problems }: RunResult): string {
   const stock = `${counted(products, 'product')}, ${counted(versions, 'version')}, ${formatBytes(bytes)}`;
-  const work = read.files > 0 ? `read ${counted(read.files, 'file')} (${formatBytes(read.bytes)})` : '';
+  const work =
+    read.files > 0 ? `read ${counted(read.files, 'file')} (${formatBytes(read.bytes)})` : '';
   const documents = published.filter((name) => !name.endsWith('.gz')).toReversed();
-  const news = published.length > 0 ? `wrote ${(documents.length > 0 ? documents : published).join(' and ')}` : 'nothing new';
+  const news =
+    published.length > 0
+      ? `wrote ${(documents.length > 0 ? documents : published).join(' and ')}`
+      : 'nothing new';
   const held = problems.length > 0 ? `${counted(problems.length, 'problem')}, see above` : '';
   return `${stock}: ${[work, news, held].filter((part) => part !== '').join('; ')}`;
 }

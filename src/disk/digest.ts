@@ -122,12 +122,14 @@ function readWhole(path: string, file: FileRequest, push: (chunk: Buffer) => voi
   // Without O_NONBLOCK a FIFO that took the file's place would hold the thread for ever.
   const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY);
   try {
+    let { stamp } = file;
     const check = () => {
       const stat = fstatSync(fd, { bigint: true });
-      if (!stat.isFile() || stampOf(stat) !== file.stamp) throw new Changed();
+      if (!stat.isFile() || (stamp !== undefined && stampOf(stat) !== stamp)) throw new Changed();
       return stat;
     };
-    check();
+    const before = check();
+    stamp ??= stampOf(before);
     let total = 0;
     for (;;) {
       const length = readSync(fd, buffer, 0, buffer.length, null);
@@ -136,7 +138,7 @@ function readWhole(path: string, file: FileRequest, push: (chunk: Buffer) => voi
       push(length === buffer.length ? buffer : buffer.subarray(0, length));
     }
     const { mtimeNs } = check();
-    if (total !== file.size) throw new Changed();
+    if (total !== Number(before.size)) throw new Changed();
     return isLasting(mtimeNs, BigInt(Date.now()) * 1_000_000n);
   } finally {
     closeSync(fd);
@@ -153,7 +155,10 @@ function isLasting(mtimeNs: bigint, nowNs: bigint): boolean {
 }
 
 function failureOf(name: string, error: unknown): Fault {
-  if (error instanceof Changed || systemCode(error) === 'ENOENT') {
+  if (systemCode(error) === 'ENOENT') {
+    return { code: 'gone', reason: `${name} is not there any more`, cure: 'upload it again' };
+  }
+  if (error instanceof Changed) {
     return {
       code: 'changed',
       reason: `${name} changed while it was read`,

@@ -1,0 +1,105 @@
+/** The command line: every verb with its options, each loaded only when it is called. */
+import { Command as Program } from 'commander';
+import type { Verb } from './command.js';
+import type { InitOptions } from './init.js';
+import type { ServeOptions } from './serve.js';
+import type { UpdateOptions } from './update.js';
+import type { VerifyCommandOptions } from './verify.js';
+
+/** Options that stand before or after the verb. */
+export interface GlobalOptions {
+  config?: string;
+  logLevel?: string;
+  verbose?: boolean;
+  json?: boolean;
+}
+
+/** Folders on the command line. */
+export interface PathOptions {
+  rootDir?: string;
+  imgDir?: string;
+  streamsDir?: string;
+  sslDir?: string;
+}
+
+/** What {@link createProgram} calls when a verb is chosen. */
+export type Execute = <Options extends object>(
+  load: () => Promise<Verb<Options>>,
+  options: Options & GlobalOptions & PathOptions,
+) => Promise<void>;
+
+export interface ProgramOptions {
+  version: string;
+  execute: Execute;
+}
+
+/** The parser for the whole command line. */
+export function createProgram({ version, execute }: ProgramOptions): Program {
+  const program = new Program('lxd-image-server')
+    .description('Mirrored simplestreams image server for LXD and Incus')
+    .version(version)
+    .exitOverride()
+    .showSuggestionAfterError()
+    .helpCommand(false);
+  addGlobalOptions(program);
+
+  const verb = <Options extends object>(
+    name: string,
+    description: string,
+    load: () => Promise<Verb<Options>>,
+  ): Program => {
+    const command = program.command(name).description(description).exitOverride();
+    addGlobalOptions(command);
+    command
+      .option('--root-dir <folder>', 'folder that holds images and streams')
+      .option('--img-dir <folder>', 'folder of the images')
+      .option('--streams-dir <folder>', 'folder of the documents, streams/v1');
+    return command.action(() => execute(load, command.optsWithGlobals<Options>()));
+  };
+
+  verb<InitOptions>(
+    'init',
+    'make the folders, TLS key and certificate, and nginx site; publish what is there',
+    async () => (await import('./init.js')).init,
+  )
+    .option('--ssl-dir <folder>', 'folder of nginx.key and nginx.crt')
+    .option('--ssl-skip', 'make no TLS key and certificate')
+    .option('--nginx-skip', 'install no nginx site')
+    .option('--nginx-dir <folder>', 'configuration of nginx', '/etc/nginx');
+  verb<UpdateOptions>(
+    'update',
+    'bring streams/v1 up to date with the tree now',
+    async () => (await import('./update.js')).update,
+  ).option('--rebuild', 'forget what is remembered of files, and read them all again');
+  verb<ServeOptions>(
+    'serve',
+    'serve images and documents over HTTPS',
+    async () => (await import('./serve.js')).serve,
+  )
+    .option('--listen <address>', 'address and port, as in the configuration')
+    .option('--ssl-dir <folder>', 'folder of nginx.key and nginx.crt');
+  verb<object>('list', 'list published products and versions', async () => {
+    return (await import('./list.js')).list;
+  });
+  verb<VerifyCommandOptions>(
+    'verify',
+    'read every published file again and check it',
+    async () => (await import('./verify.js')).verify,
+  ).option('--repair', 'set damaged files aside, and publish what is whole');
+  return program;
+}
+
+function addGlobalOptions(program: Program): void {
+  program
+    .option('--config <file>', 'configuration file')
+    .option('--log-level <level>', 'trace, debug, info, warn, error, fatal or silent')
+    .option('--verbose', 'the same as --log-level debug')
+    .option('--json', 'print results as JSON');
+}
+
+/** `argv` with the older server's spelling of options, `--img_dir`, in ours, `--img-dir`. */
+export function withDashes(argv: readonly string[]): string[] {
+  return argv.map((word) =>
+    word.replace(/^--[a-z]+(?:_[a-z]+)+(?==|$)/, (option) => option.replaceAll('_', '-')),
+  );
+}

@@ -1,0 +1,106 @@
+#!/usr/bin/env node
+/**
+ * The executable: arguments, configuration, logger, verb, exit code.
+ * The only place that prints, and that ends the process.
+ */
+import { readFileSync } from 'node:fs';
+import { CommanderError } from 'commander';
+import type { Verb } from './cli/command.js';
+import { createProgram, type GlobalOptions, type PathOptions, withDashes } from './cli/program.js';
+import { exitCodeFor, exitCodes, ServerError } from './errors.js';
+
+process.exitCode = await main(process.argv.slice(2));
+
+async function main(argv: string[]): Promise<number> {
+  process.stdout.on('error', onOutputError);
+  let exitCode: number = exitCodes.done;
+  const program = createProgram({
+    version: version(),
+    execute: async (load, options) => {
+      exitCode = await run(load, options);
+    },
+  });
+  try {
+    await program.parseAsync(withDashes(argv), { from: 'user' });
+    return exitCode;
+  } catch (error) {
+    // Its text has been printed already; a wrong usage has an exit code of its own.
+    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : exitCodes.usage;
+    return fail(error);
+  }
+}
+
+async function run<Options extends object>(
+  load: () => Promise<Verb<Options>>,
+  options: Options & GlobalOptions & PathOptions,
+): Promise<number> {
+  const [{ loadConfig, withPaths }, { createLogger, logLevels }] = await Promise.all([
+    import('./config.js'),
+    import('./log.js'),
+  ]);
+  const loaded = await loadConfig({ file: options.config });
+  const config = withPaths(loaded.config, {
+    root: options.rootDir,
+    images: options.imgDir,
+    streams: options.streamsDir,
+    ssl: options.sslDir,
+  });
+  const named = options.verbose === true ? 'debug' : options.logLevel;
+  const level = logLevels.find((known) => known === (named ?? config.logging.level));
+  if (level === undefined) {
+    throw new ServerError('USAGE', `There is no log level "${named}"`, {
+      hint: `Take one of ${logLevels.join(', ')}`,
+    });
+  }
+  const { stderr, stdout, env } = process;
+  const plain = env.NO_COLOR !== undefined && env.NO_COLOR !== '';
+  const log = createLogger({ level, format: 'text', colour: stderr.isTTY && !plain });
+  for (const warning of loaded.warnings) log.warn(warning);
+  const verb = await load();
+  return verb(
+    {
+      config,
+      log,
+      json: options.json === true,
+      print: (text) => stdout.write(`${text}\n`),
+      terminal: stderr.isTTY && options.json !== true ? stderr : undefined,
+      colour: stdout.isTTY && !plain,
+      signal: interruption(),
+    },
+    options,
+  );
+}
+
+/** A signal that aborts at SIGINT or SIGTERM; a second one ends the process at once. */
+function interruption(): AbortSignal {
+  const controller = new AbortController();
+  for (const name of ['SIGINT', 'SIGTERM'] as const) {
+    process.on(name, () => {
+      if (controller.signal.aborted) process.exit(exitCodes.interrupted);
+      controller.abort();
+    });
+  }
+  return controller.signal;
+}
+
+function fail(error: unknown): number {
+  if (error instanceof ServerError) {
+    process.stderr.write(`error: ${error.message}\n`);
+    if (error.hint !== undefined) process.stderr.write(`hint: ${error.hint}\n`);
+  } else {
+    const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
+    process.stderr.write(`error: unexpected, please report it: ${text}\n`);
+  }
+  return exitCodeFor(error);
+}
+
+/** The reader of our output may go before its end, as in `lxd-image-server list | head`. */
+function onOutputError(error: NodeJS.ErrnoException): void {
+  if (error.code === 'EPIPE') process.exit(exitCodes.done);
+  throw error;
+}
+
+function version(): string {
+  const file = new URL('../../package.json', import.meta.url);
+  return (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version;
+}
