@@ -1,0 +1,187 @@
+/**
+ * What anyone may read: the two documents, the image files and the catalogue page.
+ */
+import { relative, sep } from 'node:path';
+import { ServerError, systemCode } from '../errors.js';
+import { acceptsGzip } from './conditions.js';
+import type { Documents, PublishedFile } from './documents.js';
+import { type OpenFile, openInside } from './image-files.js';
+import { type DocumentName, parseRequestPath } from './request-path.js';
+import { type Content, type Exchange, sendBytes, sendFile, sendText } from './responses.js';
+
+export interface PublicTreeOptions {
+  /** Absolute; holds `index.html`. */
+  root: string;
+  /** Absolute; in `root`, so that `images.json` can name what lies in it. */
+  imagesDir: string;
+  documents: Documents;
+  /** How many files may be open for downloads at once. */
+  downloads: number;
+}
+
+/** Answers one GET or HEAD. */
+export type PublicTree = (exchange: Exchange) => Promise<void>;
+
+/**
+ * Makes the handler of all requests for published things.
+ *
+ * @throws ServerError CONFIG if the images lie outside of the root
+ */
+export function createPublicTree(options: PublicTreeOptions): PublicTree {
+  const tree: Tree = { ...options, imagesPrefix: imagesPrefixOf(options), open: 0 };
+  return (exchange) => {
+    const wanted = parseRequestPath(exchange.request.url ?? '', tree.imagesPrefix);
+    switch (wanted?.kind) {
+      case 'page':
+        return answerPage(tree, exchange, wanted.home);
+      case 'document':
+        return answerDocument(tree, exchange, wanted);
+      case 'image':
+        return answerImage(tree, exchange, wanted.path);
+      default:
+        return notFound(exchange);
+    }
+  };
+}
+
+interface Tree extends PublicTreeOptions {
+  imagesPrefix: readonly string[];
+  /** How many files are open now. */
+  open: number;
+}
+
+function imagesPrefixOf({ root, imagesDir }: PublicTreeOptions): readonly string[] {
+  const prefix = relative(root, imagesDir).split(sep);
+  if (prefix.every((segment) => segment !== '' && !segment.startsWith('.'))) return prefix;
+  throw new ServerError('CONFIG', `The images folder ${imagesDir} is not inside the root ${root}`, {
+    hint: 'Choose a folder below the root, with no name on the way that starts with a dot.',
+  });
+}
+
+async function notFound(exchange: Exchange): Promise<void> {
+  sendText(exchange, { status: 404, text: 'Nothing is published here.' });
+}
+
+async function answerPage(tree: Tree, exchange: Exchange, home: boolean): Promise<void> {
+  await withFile(tree, exchange, { dir: tree.root, path: 'index.html' }, async (file) => {
+    if (file !== undefined) return sendFile(exchange, file, pageContent(file));
+    if (home) return sendText(exchange, { status: 200, text: welcome });
+    return notFound(exchange);
+  });
+}
+
+const welcome = `This is a simplestreams image server for LXD and Incus. To use it, add it as a remote:
+
+  lxc remote add NAME https://THIS-HOST --protocol simplestreams
+  incus remote add NAME https://THIS-HOST --protocol simplestreams`;
+
+function pageContent(file: OpenFile): Content & { path: string } {
+  return { ...unlistedContent(file, 'text/html; charset=utf-8'), path: 'index.html' };
+}
+
+async function answerDocument(
+  { documents }: Tree,
+  exchange: Exchange,
+  { name, gz }: { name: DocumentName; gz: boolean },
+): Promise<void> {
+  const document = await documents.get(name);
+  if (typeof document === 'string') return sendText(exchange, absentDocuments[document]);
+  const zipped = gz || acceptsGzip(exchange.request.headers['accept-encoding']?.toString());
+  await sendBytes(exchange, {
+    bytes: zipped ? await document.gzip() : document.bytes,
+    etag: zipped ? `"${document.sha256}-gzip"` : `"${document.sha256}"`,
+    lastModified: document.lastModified,
+    headers: gz ? gzFileHeaders : zipped ? zippedHeaders : plainHeaders,
+  });
+}
+
+const cure = 'run "lxd-image-server update" on it.';
+const absentDocuments = {
+  missing: { status: 404, text: `This server has published nothing yet: ${cure}` },
+  damaged: { status: 503, text: `This server cannot read what it published: ${cure}` },
+};
+
+const nosniff = { 'X-Content-Type-Options': 'nosniff' };
+const gzFileHeaders = {
+  'Content-Type': 'application/gzip',
+  'Cache-Control': 'no-cache',
+  ...nosniff,
+};
+const plainHeaders = {
+  ...gzFileHeaders,
+  'Content-Type': 'application/json',
+  Vary: 'Accept-Encoding',
+};
+const zippedHeaders = { ...plainHeaders, 'Content-Encoding': 'gzip' };
+
+async function answerImage(tree: Tree, exchange: Exchange, path: string): Promise<void> {
+  await withFile(tree, exchange, { dir: tree.imagesDir, path }, async (file) => {
+    if (file === undefined) return notFound(exchange);
+    const published = await publishedFile(tree, [...tree.imagesPrefix, path].join('/'));
+    return sendFile(exchange, file, { ...imageContent(file, published), path });
+  });
+}
+
+async function publishedFile(
+  { documents }: Tree,
+  path: string,
+): Promise<PublishedFile | undefined> {
+  const document = await documents.get('images.json');
+  return typeof document === 'string' ? undefined : document.files.get(path);
+}
+
+const imageType = 'application/octet-stream';
+
+/** A file is the one that `images.json` names only if it has that size; then it never changes. */
+function imageContent(file: OpenFile, published: PublishedFile | undefined): Content {
+  if (published?.size !== file.size) return unlistedContent(file, imageType);
+  return {
+    size: file.size,
+    etag: `"${published.sha256}"`,
+    lastModified: file.modified,
+    headers: {
+      'Content-Type': imageType,
+      'Cache-Control': 'public, max-age=31536000, immutable',
+      ...nosniff,
+    },
+  };
+}
+
+function unlistedContent({ size, modified }: OpenFile, type: string): Content {
+  return {
+    size,
+    etag: `W/"${size.toString(16)}-${modified.getTime().toString(16)}"`,
+    lastModified: modified,
+    headers: { 'Content-Type': type, 'Cache-Control': 'no-cache', ...nosniff },
+  };
+}
+
+const outOfFiles = new Set(['EMFILE', 'ENFILE']);
+
+/** Opens a file for as long as `use` runs, within the number of files that may be open. */
+async function withFile(
+  tree: Tree,
+  exchange: Exchange,
+  { dir, path }: { dir: string; path: string },
+  use: (file: OpenFile | undefined) => void | Promise<void>,
+): Promise<void> {
+  if (tree.open >= tree.downloads) return tooBusy(exchange);
+  tree.open += 1;
+  try {
+    await use(await openInside(dir, path));
+  } catch (error) {
+    if (!outOfFiles.has(systemCode(error) ?? '')) throw error;
+    tooBusy(exchange);
+  } finally {
+    tree.open -= 1;
+  }
+}
+
+function tooBusy(exchange: Exchange): void {
+  exchange.log.warn({ path: exchange.request.url }, 'Too many downloads at once; one was refused');
+  sendText(exchange, {
+    status: 503,
+    text: 'Too many downloads at once: try again in a minute.',
+    headers: { 'Retry-After': '60' },
+  });
+}

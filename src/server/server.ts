@@ -1,0 +1,240 @@
+/**
+ * The embedded HTTPS server: what is published, to anyone, and nothing else.
+ * This file makes it, has it listen, and closes it; public-tree.ts says what it answers.
+ */
+import { once } from 'node:events';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Server } from 'node:https';
+import type { AddressInfo, Socket } from 'node:net';
+import { setTimeout } from 'node:timers/promises';
+import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
+import { ServerError } from '../errors.js';
+import type { Logger } from '../log.js';
+import { createDocuments } from './documents.js';
+import { capacityOf, listenOn, parseListen, urlOf } from './listen.js';
+import { createPublicTree, type PublicTree } from './public-tree.js';
+import { failed, sendText } from './responses.js';
+import { createPieceBudget } from './transfer.js';
+
+export { parseListen } from './listen.js';
+
+/** How long, in milliseconds, the server waits for a client, and how much it does at once. */
+export interface ServerLimits {
+  /** For the TLS handshake. Default: 10,000. */
+  handshakeMs: number;
+  /** For the head of a request. Default: 15,000. */
+  headersMs: number;
+  /** For a whole request. Default: 30,000. */
+  requestMs: number;
+  /** For the next request on a connection. Default: 30,000. */
+  keepAliveMs: number;
+  /** For a client that takes no byte of its download. Default: 60,000. */
+  stallMs: number;
+  /** Connections at once; more are dropped. Default: by the limit of open files. */
+  connections: number;
+  /** Files open for downloads at once; more get 503. Default: by the limit of open files. */
+  downloads: number;
+}
+
+export interface ImageServerOptions {
+  /** `127.0.0.1:8443`, `[::1]:8443`, or `:8443` for all addresses. */
+  listen: string;
+  /** Absolute; holds `index.html`. */
+  root: string;
+  /** Absolute, in the root. */
+  imagesDir: string;
+  /** Absolute; holds `index.json`, `images.json` and the `.gz` of each. */
+  streamsDir: string;
+  /** PEM. */
+  certificate: { key: Buffer | string; cert: Buffer | string };
+  log: Logger;
+  limits?: Partial<ServerLimits>;
+}
+
+/** A server that listens. */
+export interface ImageServer {
+  /** For a client on this machine. */
+  url: string;
+  address: AddressInfo;
+  /** Accepts nothing new, lets downloads run for `graceMs` (default: 3000), then cuts them. */
+  close(options?: { graceMs?: number }): Promise<void>;
+}
+
+/**
+ * Starts the server; it listens when this resolves.
+ *
+ * @throws ServerError CONFIG, TLS, BUSY, DENIED or IO, each saying what stands in the way
+ */
+export async function createImageServer(options: ImageServerOptions): Promise<ImageServer> {
+  const address = parseListen(options.listen);
+  const limits = limitsOf(options.limits);
+  const documents = createDocuments({ dir: options.streamsDir, log: options.log });
+  const tree = createPublicTree({ ...options, documents, downloads: limits.downloads });
+  const app = createApp(options, limits);
+  const connections = trackConnections(app.server, { limits, log: options.log });
+  addRoutes(app, { tree, log: options.log });
+  await listenOn(app, address);
+  const listening = app.server.address() as AddressInfo;
+  const close = createClose(app, connections);
+  return { url: urlOf(listening), address: listening, close };
+}
+
+function limitsOf(given: Partial<ServerLimits> = {}): ServerLimits {
+  return {
+    handshakeMs: 10_000,
+    headersMs: 15_000,
+    requestMs: 30_000,
+    keepAliveMs: 30_000,
+    stallMs: 60_000,
+    ...capacityOf(),
+    ...given,
+  };
+}
+
+type App = FastifyInstance<Server>;
+
+function createApp({ certificate }: ImageServerOptions, limits: ServerLimits): App {
+  const https = {
+    ...certificate,
+    minVersion: 'TLSv1.2' as const,
+    handshakeTimeout: limits.handshakeMs,
+    headersTimeout: limits.headersMs,
+    connectionsCheckingInterval: Math.min(5000, limits.headersMs),
+  };
+  try {
+    return Fastify({
+      https,
+      connectionTimeout: limits.stallMs,
+      keepAliveTimeout: limits.keepAliveMs,
+      requestTimeout: limits.requestMs,
+      bodyLimit: 1024,
+      exposeHeadRoutes: false,
+      clientErrorHandler: answerClientError,
+      frameworkErrors: (error, _request, reply) => answerError(error, reply),
+    }) as unknown as App;
+  } catch (cause) {
+    const hint = 'Give a PEM key and the certificate made for it, or run "lxd-image-server init".';
+    throw new ServerError('TLS', 'Cannot use the TLS key and certificate', { hint, cause });
+  }
+}
+
+function addRoutes(app: App, { tree, log }: { tree: PublicTree; log: Logger }): void {
+  const budget = createPieceBudget();
+  const answer = async (request: FastifyRequest, reply: FastifyReply) => {
+    reply.hijack();
+    const exchange = { request: request.raw, response: reply.raw, budget, log };
+    await tree(exchange).catch((error: unknown) => failed(exchange, error));
+  };
+  app.addHook('onRequest', async (request, reply) => logWhenDone(request.raw, reply.raw, log));
+  app.route({ method: ['GET', 'HEAD'], url: '/*', handler: answer });
+  app.route({ method: otherMethods(app), url: '/*', onRequest: refuseMethod, handler: answer });
+  app.setNotFoundHandler(refuseMethod);
+  app.setErrorHandler((error: Error, _request, reply) => answerError(error, reply));
+}
+
+function otherMethods(app: App): string[] {
+  return app.supportedMethods.filter((method) => method !== 'GET' && method !== 'HEAD');
+}
+
+async function refuseMethod(request: FastifyRequest, reply: FastifyReply): Promise<void> {
+  reply.hijack();
+  sendText(
+    { request: request.raw, response: reply.raw },
+    {
+      status: 405,
+      text: 'This server is read only here: use GET or HEAD.',
+      headers: { Allow: 'GET, HEAD', Connection: 'close' },
+    },
+  );
+}
+
+function answerError(error: Error & { statusCode?: number }, reply: FastifyReply): void {
+  const status = error.statusCode ?? 500;
+  const text = status < 500 ? 'This request is not understood.' : 'The server failed.';
+  reply.code(status).type('text/plain; charset=utf-8').send(`${text}\n`);
+}
+
+const clientErrors: Record<string, string> = {
+  HPE_HEADER_OVERFLOW: '431 Request Header Fields Too Large',
+  ERR_HTTP_REQUEST_TIMEOUT: '408 Request Timeout',
+};
+
+/** Answers what Node could not read as HTTP; there is no request to speak of. */
+function answerClientError(error: Error & { code?: string }, socket: Socket): void {
+  if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy();
+  const status = clientErrors[error.code ?? ''] ?? '400 Bad Request';
+  const body = `${status}\n`;
+  const head = `HTTP/1.1 ${status}\r\nContent-Type: text/plain\r\nContent-Length: ${body.length}\r\n`;
+  socket.end(`${head}Connection: close\r\n\r\n${body}`, () => socket.destroy());
+}
+
+/** One event for each request, when its response has ended or was cut. */
+function logWhenDone(request: IncomingMessage, response: ServerResponse, log: Logger): void {
+  if (log.level !== 'debug' && log.level !== 'trace') return;
+  const started = performance.now();
+  const { socket, method, url } = request;
+  const sentBefore = socket.bytesWritten;
+  response.once('close', () => {
+    const bytes = socket.bytesWritten - sentBefore;
+    const ms = Math.round(performance.now() - started);
+    const fields = { method, path: url, status: response.statusCode, bytes, ms };
+    log.debug({ ...fields, complete: response.writableFinished }, 'Request');
+  });
+}
+
+/** The connections of a server and the requests on them, as far as closing it needs to know. */
+interface Connections {
+  /** Resolves when no response is on its way any more. */
+  idle(): Promise<void>;
+  /** Cuts every connection, those in their handshake too. */
+  cut(): void;
+}
+
+function trackConnections(
+  server: Server,
+  { limits, log }: { limits: ServerLimits; log: Logger },
+): Connections {
+  const sockets = new Set<Socket>();
+  const responses = new Set<ServerResponse>();
+  server.maxConnections = limits.connections;
+  server.on('drop', createDropReport(limits.connections, log));
+  server.on('connection', (socket: Socket) => keepWhileOpen(sockets, socket));
+  server.on('request', (_request: IncomingMessage, response: ServerResponse) =>
+    keepWhileOpen(responses, response),
+  );
+  return {
+    async idle() {
+      await Promise.all([...responses].map((response) => once(response, 'close')));
+    },
+    cut() {
+      for (const socket of sockets) socket.destroy();
+    },
+  };
+}
+
+function keepWhileOpen<T extends Socket | ServerResponse>(open: Set<T>, one: T): void {
+  open.add(one);
+  one.once('close', () => open.delete(one));
+}
+
+/** Says at most once a minute that connections are dropped. */
+function createDropReport(connections: number, log: Logger): () => void {
+  let reportedAt = Number.NEGATIVE_INFINITY;
+  return () => {
+    if (performance.now() - reportedAt < 60_000) return;
+    reportedAt = performance.now();
+    log.warn({ connections }, 'Too many connections at once; new ones are dropped');
+  };
+}
+
+function createClose(app: App, connections: Connections): ImageServer['close'] {
+  return async ({ graceMs = 3000 } = {}) => {
+    const closed = app.close();
+    const done = new AbortController();
+    const grace = setTimeout(graceMs, undefined, { signal: done.signal }).catch(() => {});
+    await Promise.race([connections.idle(), grace]);
+    done.abort();
+    connections.cut();
+    await closed;
+  };
+}
