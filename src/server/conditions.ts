@@ -6,7 +6,8 @@
 export interface Validators {
   /** With its quotes, and `W/` where it is weak. */
   etag: string;
-  lastModified: Date;
+  /** An HTTP date, in whole seconds. */
+  lastModified: string;
 }
 
 /** The request headers that make it conditional or partial. */
@@ -43,7 +44,7 @@ export function isNotModified(headers: ConditionHeaders, validators: Validators)
   const known = headers['if-none-match'];
   if (known !== undefined) return hasEtag(known, validators.etag);
   const since = Date.parse(headers['if-modified-since'] ?? '');
-  return !Number.isNaN(since) && wholeSeconds(validators.lastModified) <= since;
+  return !Number.isNaN(since) && Date.parse(validators.lastModified) <= since;
 }
 
 function hasEtag(list: string, etag: string): boolean {
@@ -80,10 +81,5 @@ function rangeStillMeant(header: string | string[] | undefined, validators: Vali
   if (header === undefined) return true;
   if (typeof header !== 'string') return false;
   if (header.includes('"')) return header === validators.etag && !header.startsWith('W/');
-  return Date.parse(header) === wholeSeconds(validators.lastModified);
-}
-
-/** HTTP dates have no fraction of a second. */
-function wholeSeconds(date: Date): number {
-  return Math.floor(date.getTime() / 1000) * 1000;
+  return Date.parse(header) === Date.parse(validators.lastModified);
 }

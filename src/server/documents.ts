@@ -22,7 +22,8 @@ export interface StreamDocument {
   bytes: Buffer;
   /** Of `bytes`, in hexadecimal. */
   sha256: string;
-  lastModified: Date;
+  /** An HTTP date. */
+  lastModified: string;
   /** The files that it names, by their path relative to the root. */
   files: ReadonlyMap<string, PublishedFile>;
   /** The gzip form: the `.gz` file beside the document if it is of these bytes, else made once. */
@@ -83,7 +84,7 @@ async function refreshed(path: string, held: Held, log: Logger): Promise<Held> {
     const found = await stat(path, { bigint: true });
     const identity = `${found.dev}:${found.ino}:${found.size}:${found.mtimeNs}`;
     if (identity === held.identity) return held;
-    return { state: await loadDocument(path, found.mtime), identity };
+    return { state: await loadDocument(path, found.mtime.toUTCString()), identity };
   } catch (cause) {
     if (systemCode(cause) === 'ENOENT') return { state: 'missing', identity: '' };
     return complained(path, { held, cause, log });
@@ -102,7 +103,7 @@ function complained(path: string, options: { held: Held; cause: unknown; log: Lo
   return { ...held, state, complaint };
 }
 
-async function loadDocument(path: string, lastModified: Date): Promise<StreamDocument> {
+async function loadDocument(path: string, lastModified: string): Promise<StreamDocument> {
   const bytes = await readFile(path);
   const files = publishedFiles(parseObject(bytes));
   let zipped: Promise<Buffer> | undefined;

@@ -4,10 +4,17 @@
 import { relative, sep } from 'node:path';
 import { ServerError, systemCode } from '../errors.js';
 import { acceptsGzip } from './conditions.js';
-import type { Documents, PublishedFile } from './documents.js';
+import type { Documents, PublishedFile, StreamDocument } from './documents.js';
 import { type OpenFile, openInside } from './image-files.js';
 import { type DocumentName, parseRequestPath } from './request-path.js';
-import { type Content, type Exchange, sendBytes, sendFile, sendText } from './responses.js';
+import {
+  type Content,
+  createContent,
+  type Exchange,
+  sendBytes,
+  sendFile,
+  sendText,
+} from './responses.js';
 
 export interface PublicTreeOptions {
   /** Absolute; holds `index.html`. */
@@ -64,7 +71,8 @@ async function notFound(exchange: Exchange): Promise<void> {
 
 async function answerPage(tree: Tree, exchange: Exchange, home: boolean): Promise<void> {
   await withFile(tree, exchange, { dir: tree.root, path: 'index.html' }, async (file) => {
-    if (file !== undefined) return sendFile(exchange, file, pageContent(file));
+    if (file !== undefined)
+      return sendFile(exchange, { ...file, content: unlistedContent(file, pageHeaders) });
     if (home) return sendText(exchange, { status: 200, text: welcome });
     return notFound(exchange);
   });
@@ -75,9 +83,8 @@ const welcome = `This is a simplestreams image server for LXD and Incus. To use 
   lxc remote add NAME https://THIS-HOST --protocol simplestreams
   incus remote add NAME https://THIS-HOST --protocol simplestreams`;
 
-function pageContent(file: OpenFile): Content & { path: string } {
-  return { ...unlistedContent(file, 'text/html; charset=utf-8'), path: 'index.html' };
-}
+const fileHeaders = { 'Accept-Ranges': 'bytes', 'X-Content-Type-Options': 'nosniff' };
+const pageHeaders = { ...fileHeaders, 'Content-Type': 'text/html; charset=utf-8' };
 
 async function answerDocument(
   { documents }: Tree,
@@ -86,13 +93,13 @@ async function answerDocument(
 ): Promise<void> {
   const document = await documents.get(name);
   if (typeof document === 'string') return sendText(exchange, absentDocuments[document]);
-  const zipped = gz || acceptsGzip(exchange.request.headers['accept-encoding']?.toString());
-  await sendBytes(exchange, {
-    bytes: zipped ? await document.gzip() : document.bytes,
-    etag: zipped ? `"${document.sha256}-gzip"` : `"${document.sha256}"`,
-    lastModified: document.lastModified,
-    headers: gz ? gzFileHeaders : zipped ? zippedHeaders : plainHeaders,
-  });
+  const form = gz ? 'gz' : acceptsGzip(acceptEncoding(exchange)) ? 'gzip' : 'plain';
+  const bytes = form === 'plain' ? document.bytes : await document.gzip();
+  await sendBytes(exchange, { bytes, content: documentContent(document, form, bytes.length) });
+}
+
+function acceptEncoding({ request }: Exchange): string | undefined {
+  return request.headers['accept-encoding']?.toString();
 }
 
 const cure = 'run "lxd-image-server update" on it.';
@@ -101,24 +108,41 @@ const absentDocuments = {
   damaged: { status: 503, text: `This server cannot read what it published: ${cure}` },
 };
 
-const nosniff = { 'X-Content-Type-Options': 'nosniff' };
-const gzFileHeaders = {
-  'Content-Type': 'application/gzip',
-  'Cache-Control': 'no-cache',
-  ...nosniff,
+/** `gz` is the compressed file itself, `gzip` the document sent compressed. */
+type DocumentForm = 'plain' | 'gzip' | 'gz';
+
+const documentHeaders: Record<DocumentForm, Record<string, string>> = {
+  plain: { 'Content-Type': 'application/json', Vary: 'Accept-Encoding' },
+  gzip: {
+    'Content-Type': 'application/json',
+    'Content-Encoding': 'gzip',
+    Vary: 'Accept-Encoding',
+  },
+  gz: { 'Content-Type': 'application/gzip' },
 };
-const plainHeaders = {
-  ...gzFileHeaders,
-  'Content-Type': 'application/json',
-  Vary: 'Accept-Encoding',
-};
-const zippedHeaders = { ...plainHeaders, 'Content-Encoding': 'gzip' };
+
+const documentContents = new WeakMap<StreamDocument, Partial<Record<DocumentForm, Content>>>();
+
+/** The same for every answer with this document, so it is made once. */
+function documentContent(document: StreamDocument, form: DocumentForm, size: number): Content {
+  const made = documentContents.get(document) ?? {};
+  documentContents.set(document, made);
+  made[form] ??= createContent(
+    {
+      size,
+      etag: form === 'plain' ? `"${document.sha256}"` : `"${document.sha256}-gzip"`,
+      lastModified: document.lastModified,
+    },
+    { ...documentHeaders[form], 'Cache-Control': 'no-cache' },
+  );
+  return made[form];
+}
 
 async function answerImage(tree: Tree, exchange: Exchange, path: string): Promise<void> {
   await withFile(tree, exchange, { dir: tree.imagesDir, path }, async (file) => {
     if (file === undefined) return notFound(exchange);
     const published = await publishedFile(tree, [...tree.imagesPrefix, path].join('/'));
-    return sendFile(exchange, file, { ...imageContent(file, published), path });
+    return sendFile(exchange, { ...file, content: imageContent(file, published) });
   });
 }
 
@@ -130,30 +154,24 @@ async function publishedFile(
   return typeof document === 'string' ? undefined : document.files.get(path);
 }
 
-const imageType = 'application/octet-stream';
+const imageHeaders = { ...fileHeaders, 'Content-Type': 'application/octet-stream' };
 
 /** A file is the one that `images.json` names only if it has that size; then it never changes. */
 function imageContent(file: OpenFile, published: PublishedFile | undefined): Content {
-  if (published?.size !== file.size) return unlistedContent(file, imageType);
-  return {
-    size: file.size,
-    etag: `"${published.sha256}"`,
-    lastModified: file.modified,
-    headers: {
-      'Content-Type': imageType,
-      'Cache-Control': 'public, max-age=31536000, immutable',
-      ...nosniff,
-    },
-  };
+  if (published?.size !== file.size) return unlistedContent(file, imageHeaders);
+  const lastModified = file.modified.toUTCString();
+  return createContent(
+    { size: file.size, etag: `"${published.sha256}"`, lastModified },
+    { ...imageHeaders, 'Cache-Control': 'public, max-age=31536000, immutable' },
+  );
 }
 
-function unlistedContent({ size, modified }: OpenFile, type: string): Content {
-  return {
-    size,
-    etag: `W/"${size.toString(16)}-${modified.getTime().toString(16)}"`,
-    lastModified: modified,
-    headers: { 'Content-Type': type, 'Cache-Control': 'no-cache', ...nosniff },
-  };
+function unlistedContent({ size, modified }: OpenFile, headers: Record<string, string>): Content {
+  const etag = `W/"${size.toString(16)}-${modified.getTime().toString(16)}"`;
+  return createContent(
+    { size, etag, lastModified: modified.toUTCString() },
+    { ...headers, 'Cache-Control': 'no-cache' },
+  );
 }
 
 const outOfFiles = new Set(['EMFILE', 'ENFILE']);

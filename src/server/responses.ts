@@ -22,11 +22,20 @@ export interface Exchange {
   log: Logger;
 }
 
-/** Bytes with what the client and its caches may know about them. */
+/** What a body is: its length, its validators, and the head of a whole 200 answer. */
 export interface Content extends Validators {
   /** Bytes. */
   size: number;
   headers: OutgoingHttpHeaders;
+}
+
+/** The content whose head says all this; to be made once for what is sent often. */
+export function createContent(
+  { size, etag, lastModified }: Validators & { size: number },
+  headers: OutgoingHttpHeaders,
+): Content {
+  const own = { ETag: etag, 'Last-Modified': lastModified, 'Content-Length': size };
+  return { size, etag, lastModified, headers: { ...headers, ...own } };
 }
 
 /** Answers with one line of text; a failure to send it is the client's own. */
@@ -43,49 +52,51 @@ export function sendText(
   response.end(request.method === 'HEAD' ? undefined : body);
 }
 
+const smallBody = 64 * 1024;
+
 /** Answers with bytes in memory, whole, unless the client has them. */
 export async function sendBytes(
   exchange: Exchange,
-  { bytes, ...content }: Omit<Content, 'size'> & { bytes: Buffer },
+  { bytes, content }: { bytes: Buffer; content: Content },
 ): Promise<void> {
   if (answeredFromCache(exchange, content)) return;
-  await sendBody(exchange, memorySource(bytes), {
-    status: 200,
-    headers: { ...validatorHeaders(content), ...content.headers },
-    range: { start: 0, end: bytes.length - 1 },
-  });
+  const { request, response } = exchange;
+  if (bytes.length > smallBody) {
+    const range = { start: 0, end: bytes.length - 1 };
+    await sendBody(exchange, memorySource(bytes), { status: 200, headers: content.headers, range });
+    return;
+  }
+  response.writeHead(200, content.headers);
+  response.end(request.method === 'HEAD' ? undefined : bytes);
 }
 
 /** Answers with a file, or the range of it that is asked for, and closes it. */
 export async function sendFile(
   exchange: Exchange,
-  file: OpenFile,
-  content: Content & { path: string },
+  { handle, content }: OpenFile & { content: Content },
 ): Promise<void> {
   try {
     if (answeredFromCache(exchange, content)) return;
     const body = rangedBody(exchange.request, content);
     if (body === undefined) return sendUnsatisfiable(exchange, content.size);
-    const result = await sendBody(exchange, fileSource(file.handle), body);
-    if (result === 'short') reportShort(exchange, content.path);
+    const result = await sendBody(exchange, fileSource(handle), body);
+    if (result === 'short') reportShort(exchange);
   } finally {
-    await file.handle.close();
+    await handle.close();
   }
 }
 
-function answeredFromCache(
-  { request, response }: Exchange,
-  content: Omit<Content, 'size'>,
-): boolean {
+function answeredFromCache({ request, response }: Exchange, content: Content): boolean {
   if (!isNotModified(request.headers, content)) return false;
-  const { 'Content-Type': _type, 'Content-Encoding': _encoding, ...headers } = content.headers;
-  response.writeHead(304, { ...validatorHeaders(content), ...headers });
+  const {
+    'Content-Type': _type,
+    'Content-Encoding': _encoding,
+    'Content-Length': _length,
+    ...headers
+  } = content.headers;
+  response.writeHead(304, headers);
   response.end();
   return true;
-}
-
-function validatorHeaders({ etag, lastModified }: Validators): OutgoingHttpHeaders {
-  return { ETag: etag, 'Last-Modified': lastModified.toUTCString() };
 }
 
 interface Body {
@@ -95,14 +106,19 @@ interface Body {
 }
 
 /** Only a GET has ranges (RFC 9110, section 14.2). */
-function rangedBody(request: IncomingMessage, content: Content): Body | undefined {
-  const { size } = content;
-  const headers = { ...validatorHeaders(content), 'Accept-Ranges': 'bytes', ...content.headers };
-  const range = request.method === 'GET' ? requestedRange(request.headers, content) : undefined;
+function rangedBody(
+  request: IncomingMessage,
+  { size, headers, ...content }: Content,
+): Body | undefined {
+  const whole = { status: 200, headers, range: { start: 0, end: size - 1 } };
+  if (request.method !== 'GET') return whole;
+  const range = requestedRange(request.headers, { size, ...content });
+  if (range === undefined) return whole;
   if (range === 'unsatisfiable') return undefined;
-  if (range === undefined) return { status: 200, headers, range: { start: 0, end: size - 1 } };
   const part = `bytes ${range.start}-${range.end}/${size}`;
-  return { status: 206, headers: { ...headers, 'Content-Range': part }, range };
+  const length = range.end - range.start + 1;
+  const partHeaders = { ...headers, 'Content-Range': part, 'Content-Length': length };
+  return { status: 206, headers: partHeaders, range };
 }
 
 function sendUnsatisfiable(exchange: Exchange, size: number): void {
@@ -119,14 +135,14 @@ async function sendBody(
   { status, headers, range }: Body,
 ) {
   const length = range.end - range.start + 1;
-  response.writeHead(status, { ...headers, 'Content-Length': length });
+  response.writeHead(status, headers);
   if (request.method === 'HEAD' || length === 0) return void response.end();
   return transfer(response, source, { start: range.start, length, budget });
 }
 
-function reportShort({ response, log }: Exchange, path: string): void {
+function reportShort({ request, response, log }: Exchange): void {
   response.destroy();
-  log.error({ path }, 'A file became shorter while it was sent; the download was cut');
+  log.error({ path: request.url }, 'A file became shorter while it was sent; the download was cut');
 }
 
 /** Reports our failure to answer, and answers 500 if the head is not yet written, else cuts the connection. */
