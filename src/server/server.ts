@@ -158,10 +158,12 @@ const clientErrors: Record<string, string> = {
   ERR_HTTP_REQUEST_TIMEOUT: '408 Request Timeout',
 };
 
-/** Answers what Node could not read as HTTP; there is no request to speak of. */
+/** Answers what Node could not read as HTTP; without a finished handshake nothing can be said. */
 function answerClientError(error: Error & { code?: string }, socket: Socket): void {
-  if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy();
-  const status = clientErrors[error.code ?? ''] ?? '400 Bad Request';
+  const code = error.code ?? '';
+  const isHttp = code.startsWith('HPE_') || code in clientErrors;
+  if (!isHttp || !socket.writable) return void socket.destroy();
+  const status = clientErrors[code] ?? '400 Bad Request';
   const body = `${status}\n`;
   const head = `HTTP/1.1 ${status}\r\nContent-Type: text/plain\r\nContent-Length: ${body.length}\r\n`;
   socket.end(`${head}Connection: close\r\n\r\n${body}`, () => socket.destroy());
