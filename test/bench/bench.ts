@@ -1,0 +1,44 @@
+/**
+ * `npm run bench [-- publish|serve] [--short]`: measures, and prints tables for the README.
+ */
+import { cpus, totalmem } from 'node:os';
+import { markdown, type Row } from './measure.js';
+import { benchPublish } from './publish.js';
+import { benchServe } from './serve.js';
+
+const [what = 'all'] = process.argv.slice(2).filter((word) => !word.startsWith('--'));
+const short = process.argv.includes('--short');
+const print = (text: string) => process.stdout.write(`${text}\n`);
+
+print(
+  `${cpus().length} × ${cpus()[0]?.model.trim()}, ${Math.round(totalmem() / 1024 ** 3)} GiB, Node ${process.version}\n`,
+);
+if (what === 'all' || what === 'publish') await publish();
+if (what === 'all' || what === 'publish' || what === 'serve') await serve();
+
+async function publish(): Promise<void> {
+  const { rows, curve } = await benchPublish({
+    rounds: short ? 1 : 5,
+    sizes: short ? [100, 1_000, 2_000] : [1_000, 10_000, 100_000],
+  });
+  print(markdown(rows));
+  print('\n| versions | find | first | unchanged | one added | peak memory |');
+  print('| ---: | ---: | ---: | ---: | ---: | ---: |');
+  for (const line of curve) print(`| ${line.join(' | ')} |`);
+}
+
+async function serve(): Promise<void> {
+  const rows = await benchServe(short ? { rounds: 1, seconds: 1 } : {});
+  const table = rows.map(({ name, unit, ours, peer, ratio, target }): Row => {
+    const figure = (value: number) => `${Math.round(value)} ${unit}`;
+    return {
+      name,
+      ours: figure(ours),
+      peer: figure(peer),
+      result: `${ratio.toFixed(2)} ×`,
+      target: `≥ ${target} ×`,
+      met: ratio >= target,
+    };
+  });
+  print(`\n${markdown(table)}`);
+}
