@@ -82,13 +82,11 @@ async function* gunzip(head: Uint8Array): AsyncGenerator<Uint8Array> {
 }
 
 async function* unxz(head: Uint8Array): AsyncGenerator<Uint8Array> {
-  const source = new ReadableStream<Uint8Array>({
-    start(controller) {
-      controller.enqueue(head);
-      controller.close();
-    },
-  });
-  const reader = new xzDecompress.XzReadableStream(source).getReader();
+  // All that the library asks of its source is a reader; a real stream costs as much as the decoding.
+  const pieces = [head].values();
+  const read = async () => pieces.next();
+  const source = { getReader: () => ({ read, cancel: async () => {} }) };
+  const reader = new xzDecompress.XzReadableStream(source as unknown as ReadableStream).getReader();
   let ended = false;
   try {
     for (;;) {

@@ -15,19 +15,17 @@ export interface StagedFile {
 export interface StageOptions {
   /** Permissions. Default: 0o644. */
   mode?: number;
-  /** Modification time to give it, in milliseconds since 1970. Default: now. */
-  modified?: number;
 }
 
 /**
- * Writes `content` to a temporary, hidden name beside `path`, and has the disk confirm it.
+ * Writes `content`, piece by piece, to a temporary, hidden name beside `path`, and has the disk confirm it.
  *
  * @throws ServerError DISK_FULL, DENIED or IO; then nothing is left behind.
  */
 export async function stageFile(
   path: string,
-  content: Uint8Array,
-  { mode = 0o644, modified }: StageOptions = {},
+  content: readonly Uint8Array[],
+  { mode = 0o644 }: StageOptions = {},
 ): Promise<StagedFile> {
   const temporary = join(dirname(path), temporaryName(basename(path)));
   const discard = () => unlink(temporary).catch(ignoreMissing);
@@ -35,8 +33,7 @@ export async function stageFile(
     const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL;
     const handle = await open(temporary, flags, mode);
     await withHandle(handle, async () => {
-      await handle.writeFile(content);
-      if (modified !== undefined) await handle.utimes(modified / 1000, modified / 1000);
+      await writeAll(handle, content);
       await handle.sync();
     });
   } catch (error) {
@@ -51,10 +48,19 @@ export async function stageFile(
   return { commit, discard };
 }
 
+async function writeAll(handle: FileHandle, pieces: readonly Uint8Array[]): Promise<void> {
+  const length = pieces.reduce((sum, piece) => sum + piece.length, 0);
+  const { bytesWritten } = await handle.writev(pieces);
+  if (bytesWritten === length) return;
+  // A write may end early, for example where the disk is full; then this one tells why.
+  const rest = Buffer.concat(pieces).subarray(bytesWritten);
+  await handle.writeFile(rest);
+}
+
 /** {@link stageFile}, then its name, then the folder: when this returns, the new content survives a crash. */
 export async function writeFileAtomically(
   path: string,
-  content: Uint8Array,
+  content: readonly Uint8Array[],
   options: StageOptions = {},
 ): Promise<void> {
   const staged = await stageFile(path, content, options);

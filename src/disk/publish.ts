@@ -70,19 +70,18 @@ export function createPublisher({ streamsDir, gzip, log }: PublisherOptions): Pu
     staged: Staged[],
   ): Promise<void> {
     const path = join(streamsDir, document);
-    const add = async (name: string, content: Buffer) => {
+    const add = async (name: string, content: readonly Buffer[]) => {
       staged.push({ document, name, file: await stageFile(join(streamsDir, name), content) });
     };
-    const content = Buffer.concat(segments);
     const present = await readIfThere(path);
-    const same = present?.equals(content) ?? false;
+    const same = present !== undefined && consistsOf(present, segments);
     if (!gzip) await removeIfThere(`${path}.gz`);
-    else if (!same || !(await isGzipOf(`${path}.gz`, content))) {
-      await add(`${document}.gz`, await compress(segments, content));
+    else if (!same || !(await isGzipOf(`${path}.gz`, segments))) {
+      await add(`${document}.gz`, await compress(segments));
     }
     if (same) return;
     if (document === 'images.json' && present !== undefined) await keepForeign(path, present);
-    await add(document, content);
+    await add(document, segments);
   }
 
   /** Keeps a document that this server did not write, or not to its end, under a hidden name. */
@@ -128,22 +127,37 @@ async function removeIfThere(path: string): Promise<void> {
   });
 }
 
-/** Whether the trailer of the gzip file at `path` (RFC 1952) has the check sum and length of `content`. */
-async function isGzipOf(path: string, content: Buffer): Promise<boolean> {
+/** Whether the trailer of the gzip file at `path` (RFC 1952) has the check sum and length of `segments`. */
+async function isGzipOf(path: string, segments: readonly Buffer[]): Promise<boolean> {
   const present = await readIfThere(path);
-  return present?.subarray(-8).equals(gzipTrailer(content)) ?? false;
+  return present?.subarray(-8).equals(gzipTrailer(segments)) ?? false;
 }
 
-type Compressor = (segments: readonly Buffer[], content: Buffer) => Promise<Buffer>;
+/** Whether `bytes` are the concatenation of `segments`. */
+function consistsOf(bytes: Buffer, segments: readonly Buffer[]): boolean {
+  let at = 0;
+  return (
+    segments.every((segment) => {
+      at += segment.length;
+      return bytes.subarray(at - segment.length, at).equals(segment);
+    }) && at === bytes.length
+  );
+}
+
+type Compressor = (segments: readonly Buffer[]) => Promise<Buffer[]>;
 
 const gzipHeader = Buffer.from([0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255]);
 /** An empty block with a fixed code that is marked as the last (RFC 1951, 3.2.3). */
 const lastBlock = Buffer.from([3, 0]);
 
-function gzipTrailer(content: Buffer): Buffer {
+function gzipTrailer(segments: readonly Buffer[]): Buffer {
   const trailer = Buffer.alloc(8);
-  trailer.writeUInt32LE(crc32(content), 0);
-  trailer.writeUInt32LE(content.length % 2 ** 32, 4);
+  const length = segments.reduce((sum, segment) => sum + segment.length, 0);
+  trailer.writeUInt32LE(
+    segments.reduce((sum, segment) => crc32(segment, sum), 0),
+    0,
+  );
+  trailer.writeUInt32LE(length % 2 ** 32, 4);
   return trailer;
 }
 
@@ -159,8 +173,8 @@ function createCompressor(): Compressor {
     known.set(segment, work);
     return work;
   };
-  return async (segments, content) => {
+  return async (segments) => {
     const bodies = await Promise.all(segments.map(deflated));
-    return Buffer.concat([gzipHeader, ...bodies, lastBlock, gzipTrailer(content)]);
+    return [gzipHeader, ...bodies, lastBlock, gzipTrailer(segments)];
   };
 }

@@ -72,7 +72,7 @@ interface Line extends Omit<ProductRecord, 'digests' | 'entry'> {
   sizes: [digests: number, versions: number];
 }
 
-function encode(records: Iterable<ProductRecord>): Buffer {
+function encode(records: Iterable<ProductRecord>): Buffer[] {
   const parts: Buffer[] = [];
   for (const { digests, entry, ...rest } of records) {
     const versions = entry?.versions ?? Buffer.alloc(0);
@@ -80,8 +80,8 @@ function encode(records: Iterable<ProductRecord>): Buffer {
     if (entry !== undefined) line.head = entry.head;
     parts.push(Buffer.from(`${JSON.stringify(line)}\n`), digests, versions);
   }
-  const body = Buffer.concat(parts);
-  return Buffer.concat([Buffer.from(`${magic} ${recordFormat} ${crc32(body)}\n`), body]);
+  const sum = parts.reduce((crc, part) => crc32(part, crc), 0);
+  return [Buffer.from(`${magic} ${recordFormat} ${sum}\n`), ...parts];
 }
 
 /** The records of a file; none where an older version wrote it, `undefined` where it is damaged. */
