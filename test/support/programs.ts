@@ -1,0 +1,19 @@
+/** Programs that a test needs beside Node: absent ones skip it with a reason, or fail it where CI demands all. */
+import { spawnSync } from 'node:child_process';
+
+/** The environment for programs of the system's, some of which stand in sbin. */
+export const systemEnv = { ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` };
+
+/**
+ * Options for a test or suite that runs these programs: `test('…', needs('nginx'), …)`.
+ * With REQUIRE_TESTS=1 it is never skipped, so that a missing program fails it.
+ */
+export function needs(...programs: string[]): { skip: string | false } {
+  const missing = programs.filter((program) => !isInstalled(program));
+  if (missing.length === 0 || process.env.REQUIRE_TESTS === '1') return { skip: false };
+  return { skip: `needs ${missing.join(', ')}` };
+}
+
+function isInstalled(program: string): boolean {
+  return spawnSync('sh', ['-c', 'command -v "$0"', program], { env: systemEnv }).status === 0;
+}
