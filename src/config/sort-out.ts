@@ -122,8 +122,7 @@ const pythonLogging = new Set([
 ]);
 
 function oldLoggingKeys(logging: Table): string[] {
-  const own = Object.keys(tables.logging.entries);
   return Object.entries(logging)
-    .filter(([key, value]) => pythonLogging.has(key) || (isTable(value) && !own.includes(key)))
+    .filter(([key, value]) => pythonLogging.has(key) || isTable(value))
     .map(([key]) => key);
 }

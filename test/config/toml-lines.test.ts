@@ -78,6 +78,11 @@ describe('the line of a key', () => {
     test(`is ${line} for ${JSON.stringify(path)}`, () => assert.equal(lineOf(path), line));
   }
 
+  test('is found behind a string that ends in quotes of its own', () => {
+    const lineOf = indexLines(`a = ["""x"""", "[", '[']\nb = ['''x'''', '[', "["]\nc = 1`);
+    assert.deepEqual([lineOf(['b']), lineOf(['c'])], [2, 3]);
+  });
+
   test('is found in any document', () => {
     const name = fc.oneof(fc.stringMatching(/^[\w-]{1,8}$/), fc.string({ minLength: 1 }));
     const value = fc.oneof(
