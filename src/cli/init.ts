@@ -1,5 +1,6 @@
 /** `init`: makes what the server needs, keeps what is there, and publishes. */
 
+import { fileURLToPath } from 'node:url';
 import { makeFolder } from '../disk/files.js';
 import { exitCodes } from '../errors.js';
 import type { RunResult } from '../pipeline.js';
@@ -50,6 +51,7 @@ async function installSite(
     root: config.paths.root,
     certFile: config.server.tlsCert,
     keyFile: config.server.tlsKey,
+    templateFile: fileURLToPath(new URL('../../../nginx/lxd-image-server.conf', import.meta.url)),
   });
 }
 

@@ -195,18 +195,29 @@ function shownName(place: Place, name: string): string {
 
 /** What a symbolic link leads to, or `undefined` where it may not be followed; then that is reported. */
 function targetKind(place: Place, name: string): 'folder' | 'file' | 'other' | undefined {
+  const path = `${absolute(place)}/${name}`;
   try {
-    const target = realpathSync(`${absolute(place)}/${name}`);
-    const inside = target.startsWith(`${place.imagesDir}/`)
-      ? target.slice(place.imagesDir.length + 1)
-      : '';
-    if (inside !== '' && inside.split('/').every(isName)) return kindOf(statSync(target));
-    report(place, name, linkFault('it is a symbolic link that leaves the images folder'));
+    const target = realpathSync(path);
+    const stat = statSync(target);
+    if (!isInTree(target, place.imagesDir)) {
+      report(place, name, linkFault('it is a symbolic link that leaves the images folder'));
+    } else if (stat.uid !== lstatSync(path).uid) {
+      // nginx refuses such links (disable_symlinks if_not_owner): clients would find nothing there.
+      report(place, name, linkFault('it is a symbolic link to what belongs to another user'));
+    } else return kindOf(stat);
   } catch (error) {
     const reason = systemCode(error) === 'ENOENT' ? 'nothing is there' : systemText(error);
     report(place, name, linkFault(`it is a symbolic link that cannot be followed: ${reason}`));
   }
   return undefined;
+}
+
+function isInTree(path: string, imagesDir: string): boolean {
+  if (!path.startsWith(`${imagesDir}/`)) return false;
+  return path
+    .slice(imagesDir.length + 1)
+    .split('/')
+    .every(isName);
 }
 
 function linkFault(reason: string): Fault {
