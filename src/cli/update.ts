@@ -30,9 +30,17 @@ export async function publishTree(
   try {
     const lock = await acquireLock(paths.root);
     try {
+      let closing = Promise.resolve();
       const pipeline = createPipeline({ paths, publish, pool, log, rebuild });
-      const onStage = (stage: Stage, bytes: number) => progress.stage(stageNames[stage], bytes);
-      const result = await pipeline.run({ signal, onStage });
+      const result = await pipeline.run({
+        signal,
+        onStage: (stage, bytes) => {
+          progress.stage(stageNames[stage], bytes);
+          // All has been read; publication is better off with the memory of the threads.
+          if (stage === 'publish') closing = pool.close();
+        },
+      });
+      await closing;
       progress.stop();
       for (const { path, code, reason, cure } of result.problems) {
         log.warn({ path, reason, cure, code }, 'not published');

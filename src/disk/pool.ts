@@ -22,7 +22,10 @@ export interface Pool {
   digest(imagesDir: string, jobs: readonly DigestJob[], options: DigestOptions): Promise<void>;
   /** Bytes read by {@link Pool.digest} so far, since the pool was made. */
   bytesRead(): number;
-  /** Ends the threads. */
+  /**
+   * Ends the threads, which gives back their memory. A later task starts new ones; a task under way is
+   * given up with an error.
+   */
   close(): Promise<void>;
 }
 
@@ -48,7 +51,18 @@ export function createPool({ threads = Math.max(2, availableParallelism()) } = {
     bytes: new BigInt64Array(new SharedArrayBuffer(8)),
     stop: new Int32Array(new SharedArrayBuffer(4)),
   };
-  const workers = Array.from({ length: threads }, () => new Thread(shared));
+  const start = () => Array.from({ length: threads }, () => new Thread(shared));
+  // At once, so that they are ready when the first task comes.
+  let running = start();
+  const workers = () => {
+    if (running.length === 0) running = start();
+    return running;
+  };
+  const close = async () => {
+    const ended = running;
+    running = [];
+    await Promise.all(ended.map((worker) => worker.close()));
+  };
 
   /** Has all threads take tasks from `tasks` until none is left. */
   const share = async <T extends Task>(
@@ -57,23 +71,23 @@ export function createPool({ threads = Math.max(2, availableParallelism()) } = {
   ) => {
     // A thread has its next task before its last result is looked at, so that it never waits for that.
     const work = async (worker: Thread) => {
-      const start = () => {
+      const startNext = () => {
         const { done, value: task } = tasks.next();
         return done === true ? undefined : { task: task as T, result: worker.run(task as T) };
       };
-      for (let running = start(); running !== undefined; ) {
-        const result = await running.result;
-        const next = start();
-        done(running.task, result);
-        running = next;
+      for (let current = startNext(); current !== undefined; ) {
+        const result = await current.result;
+        const next = startNext();
+        done(current.task, result);
+        current = next;
       }
     };
-    await Promise.all(workers.map(work));
+    await Promise.all(workers().map(work));
   };
 
   return {
     async listProducts(imagesDir) {
-      const [worker] = workers as [Thread, ...Thread[]];
+      const [worker] = workers() as [Thread, ...Thread[]];
       return await worker.run({ kind: 'list', imagesDir });
     },
     async scan(imagesDir, addresses) {
@@ -107,9 +121,7 @@ export function createPool({ threads = Math.max(2, availableParallelism()) } = {
       }
     },
     bytesRead: () => Number(Atomics.load(shared.bytes, 0)),
-    async close() {
-      await Promise.all(workers.map((worker) => worker.close()));
-    },
+    close,
   };
 }
 
