@@ -34,7 +34,8 @@ async function run<Options extends object>(
   load: () => Promise<Verb<Options>>,
   options: Options & GlobalOptions & PathOptions,
 ): Promise<number> {
-  const [{ loadConfig, withPaths }, { createLogger, logLevels }] = await Promise.all([
+  const [verb, { loadConfig, withPaths }, { createLogger, logLevels }] = await Promise.all([
+    load(),
     import('./config.js'),
     import('./log.js'),
   ]);
@@ -56,7 +57,6 @@ async function run<Options extends object>(
   const plain = env.NO_COLOR !== undefined && env.NO_COLOR !== '';
   const log = createLogger({ level, format: 'text', colour: stderr.isTTY && !plain });
   for (const warning of loaded.warnings) log.warn(warning);
-  const verb = await load();
   return verb(
     {
       config,
