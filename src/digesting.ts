@@ -13,7 +13,7 @@ import { digestsOf, recallDigests, type Scanned } from './catalog/record.js';
 import { type FileEntry, type ProductFolder, productPath } from './catalog/tree.js';
 import type { DigestResult } from './disk/digest.js';
 import type { Pool } from './disk/pool.js';
-import type { ProductAddress } from './disk/scan.js';
+import type { ScanRequest } from './disk/tasks.js';
 import { ServerError } from './errors.js';
 
 export interface DigestingOptions {
@@ -63,15 +63,16 @@ async function rescan(
   products: readonly Scanned[],
   { pool, imagesDir }: DigestingOptions,
 ): Promise<Scanned[]> {
-  const addresses = products.map(({ folder }): ProductAddress => {
-    return [folder.env, folder.release, folder.arch, folder.type];
+  const requests = products.map(({ folder }): ScanRequest => {
+    return { address: [folder.env, folder.release, folder.arch, folder.type] };
   });
-  const again = await pool.scan(imagesDir, addresses);
-  return again.map(({ fingerprint, json }, index) => {
-    const folder = JSON.parse(json) as ProductFolder;
+  const again = await pool.scan(imagesDir, requests);
+  return again.flatMap(({ fingerprint, folder: json }, index) => {
     const earlier = products[index];
-    if (earlier !== undefined) recallDigests(folder, digestsOf(earlier.folder));
-    return { fingerprint, folder };
+    if (earlier === undefined || json === undefined) return [];
+    const folder = JSON.parse(json) as ProductFolder;
+    recallDigests(folder, digestsOf(earlier.folder));
+    return [{ fingerprint, folder }];
   });
 }
 

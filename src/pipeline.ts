@@ -24,6 +24,7 @@ import { digestProducts } from './digesting.js';
 import type { Pool } from './disk/pool.js';
 import { createPublisher } from './disk/publish.js';
 import { createRecordStore, type Records } from './disk/record-store.js';
+import type { ScanRequest } from './disk/tasks.js';
 import { ServerError, systemCode, systemText } from './errors.js';
 import type { Logger } from './log.js';
 
@@ -88,7 +89,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       onStage('scan', 0);
       const imagesDir = await imagesFolder(paths.images);
       const known = records ?? (rebuild ? new Map() : store.load());
-      const scan = await scanTree(imagesDir, await known);
+      const scan = await scanTree(imagesDir, known);
       const scanned = clock();
 
       const before = pool.bytesRead();
@@ -128,19 +129,24 @@ export function createPipeline(options: PipelineOptions): Pipeline {
   };
 
   /** The tree now: records of the products that are as they were, and the others with what is known of their files. */
-  async function scanTree(imagesDir: string, known: Records) {
+  async function scanTree(imagesDir: string, known: Records | Promise<Records>) {
     const { products: addresses, problems } = await pool.listProducts(imagesDir);
+    const records = await known;
+    const requests = addresses.map((address): ScanRequest => {
+      const record = records.get(address.join('/'));
+      return { address, known: record?.final === true ? record.fingerprint : undefined };
+    });
     const unchanged: ProductRecord[] = [];
     const changed: Scanned[] = [];
-    for (const { path, fingerprint, json } of await pool.scan(imagesDir, addresses)) {
-      const record = known.get(path);
-      if (record?.final === true && record.fingerprint === fingerprint) {
-        unchanged.push(record);
+    for (const scanned of await pool.scan(imagesDir, requests)) {
+      const record = records.get(scanned.path);
+      if (scanned.folder === undefined) {
+        if (record !== undefined) unchanged.push(record);
         continue;
       }
-      const folder = JSON.parse(json) as ProductFolder;
+      const folder = JSON.parse(scanned.folder) as ProductFolder;
       if (record !== undefined) recallDigests(folder, JSON.parse(record.digests.toString()));
-      changed.push({ folder, fingerprint });
+      changed.push({ folder, fingerprint: scanned.fingerprint });
     }
     return { unchanged, changed, problems };
   }

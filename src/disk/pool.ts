@@ -3,8 +3,8 @@ import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import type { DigestJob } from '../catalog/catalog.js';
 import type { DigestResult } from './digest.js';
-import type { ProductAddress, ProductList } from './scan.js';
-import type { Reply, ScannedProduct, Shared, Task, TaskResults } from './tasks.js';
+import type { ProductList } from './scan.js';
+import type { Reply, ScannedProduct, ScanRequest, Shared, Task, TaskResults } from './tasks.js';
 
 export interface DigestOptions {
   /** Ends the work at the next piece of a file; what is done by then has been handed over. */
@@ -16,8 +16,8 @@ export interface DigestOptions {
 export interface Pool {
   /** @throws the system error where `imagesDir` cannot be listed. */
   listProducts(imagesDir: string): Promise<ProductList>;
-  /** Takes up product folders, in the order of `addresses`. */
-  scan(imagesDir: string, addresses: readonly ProductAddress[]): Promise<ScannedProduct[]>;
+  /** Takes up product folders, in the order of `products`. */
+  scan(imagesDir: string, products: readonly ScanRequest[]): Promise<ScannedProduct[]>;
   /** Reads the files of `jobs`, the largest first. */
   digest(imagesDir: string, jobs: readonly DigestJob[], options: DigestOptions): Promise<void>;
   /** Bytes read by {@link Pool.digest} so far, since the pool was made. */
@@ -90,10 +90,10 @@ export function createPool({ threads = Math.max(2, availableParallelism()) } = {
       const [worker] = workers() as [Thread, ...Thread[]];
       return await worker.run({ kind: 'list', imagesDir });
     },
-    async scan(imagesDir, addresses) {
-      const tasks = batches(addresses, () => 1, scanBatch).map(
+    async scan(imagesDir, products) {
+      const tasks = batches(products, () => 1, scanBatch).map(
         (batch): Extract<Task, { kind: 'scan' }> => {
-          return { kind: 'scan', imagesDir, addresses: batch };
+          return { kind: 'scan', imagesDir, products: batch };
         },
       );
       const results = new Map<Task, ScannedProduct[]>();

@@ -8,7 +8,7 @@ import { listProducts, type ProductAddress, type ProductList, scanProduct } from
 
 export type Task =
   | { kind: 'list'; imagesDir: string }
-  | { kind: 'scan'; imagesDir: string; addresses: ProductAddress[] }
+  | { kind: 'scan'; imagesDir: string; products: ScanRequest[] }
   | { kind: 'digest'; imagesDir: string; jobs: DigestJob[] };
 
 /** Large trees of small objects travel as JSON: to clone them takes much longer. */
@@ -21,14 +21,21 @@ export interface TaskResults {
 
 export type Reply = { result: TaskResults[Task['kind']] } | { error: Error };
 
-/** A product folder as a thread hands it over; most are as they were, and are never unpacked. */
+/** A product folder to take up. */
+export interface ScanRequest {
+  address: ProductAddress;
+  /** The fingerprint under which all is known of it. */
+  known?: string | undefined;
+}
+
+/** A product folder as a thread hands it over; most are as they were, and are never packed up. */
 export interface ScannedProduct {
   /** `env/release/arch/type`. */
   path: string;
   /** Equal fingerprints mean equal names, stamps and problems. */
   fingerprint: string;
-  /** The {@link ProductFolder}. */
-  json: string;
+  /** The {@link ProductFolder} as JSON, unless the fingerprint is the one that was known. */
+  folder?: string;
 }
 
 /** Memory that all threads share: how many bytes were read, and whether to stop. */
@@ -56,22 +63,29 @@ async function runTask(task: Task, shared: Shared): Promise<TaskResults[Task['ki
     case 'list':
       return listProducts(task.imagesDir);
     case 'scan':
-      return task.addresses.map((address) => pack(scanProduct(task.imagesDir, address)));
+      return task.products.map(({ address, known }) =>
+        pack(scanProduct(task.imagesDir, address), known),
+      );
     case 'digest':
       return JSON.stringify(await runDigestJobs(task, shared));
   }
 }
 
-function pack(folder: ProductFolder): ScannedProduct {
-  const { yaml, versions, problems } = folder;
-  const stamps = versions.map(({ name, files, temporaries }) => [
-    name,
-    temporaries,
-    files.map((file) => [file.name, file.stamp]),
-  ]);
-  const state = JSON.stringify([yaml?.stamp, stamps, problems]);
-  const fingerprint = createHash('sha256').update(state).digest('base64url');
-  return { path: productPath(folder), fingerprint, json: JSON.stringify(folder) };
+function pack(folder: ProductFolder, known: string | undefined): ScannedProduct {
+  const path = productPath(folder);
+  const fingerprint = fingerprintOf(folder);
+  if (fingerprint === known) return { path, fingerprint };
+  return { path, fingerprint, folder: JSON.stringify(folder) };
+}
+
+/** A digest of all that the catalogue makes of a folder. Names and stamps have no spaces or newlines. */
+function fingerprintOf({ yaml, versions, problems }: ProductFolder): string {
+  let state = `${yaml?.stamp ?? ''}\n${JSON.stringify(problems)}\n`;
+  for (const { name, files, temporaries } of versions) {
+    state += `${name} ${JSON.stringify(temporaries)}\n`;
+    for (const file of files) state += `${file.name} ${file.stamp}\n`;
+  }
+  return createHash('sha256').update(state).digest('base64url');
 }
 
 async function runDigestJobs(
