@@ -130,7 +130,11 @@ export function createPipeline(options: PipelineOptions): Pipeline {
 
   /** The tree now: records of the products that are as they were, and the others with what is known of their files. */
   async function scanTree(imagesDir: string, known: Records | Promise<Records>) {
-    const { products: addresses, problems } = await pool.listProducts(imagesDir);
+    const { products: addresses, problems } = await pool
+      .listProducts(imagesDir)
+      .catch((error: unknown) => {
+        throw systemCode(error) ? imagesFolderError(imagesDir, error) : error;
+      });
     const records = await known;
     const requests = addresses.map((address): ScanRequest => {
       const record = records.get(address.join('/'));

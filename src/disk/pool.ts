@@ -159,7 +159,7 @@ class Thread {
       const settle = this.#settle;
       this.#settle = undefined;
       if ('result' in reply) settle?.resolve(reply.result as never);
-      else settle?.reject(reply.error);
+      else settle?.reject(Object.assign(reply.error, reply.code && { code: reply.code }));
     });
     this.#worker.on('error', (error) => this.#fail(error));
     this.#worker.on('exit', () => this.#fail(new Error('a worker thread has ended')));

@@ -2,9 +2,17 @@
  * disk/ owns the local file system: scan, digests and their cache, publication, locks.
  * This file turns the images folder into values; every entry is judged by the grammar of `tree.ts`.
  */
-import { type Dirent, lstatSync, readdirSync, realpathSync, statSync } from 'node:fs';
+import {
+  type BigIntStats,
+  type Dirent,
+  lstatSync,
+  readdirSync,
+  realpathSync,
+  statSync,
+} from 'node:fs';
 import {
   byName,
+  compareNames,
   type Fault,
   type FileEntry,
   isHidden,
@@ -32,6 +40,7 @@ export interface ProductList {
 /**
  * Lists the product folders below `imagesDir`; synchronously, for the threads of the pool.
  *
+ * @param imagesDir absolute, without symbolic links.
  * @throws the system error where `imagesDir` itself cannot be listed.
  */
 export function listProducts(imagesDir: string): ProductList {
@@ -39,7 +48,7 @@ export function listProducts(imagesDir: string): ProductList {
   let level: string[][] = [[]];
   for (let depth = 0; depth < 4; depth++) {
     level = level.flatMap((address) => {
-      const folder = { imagesDir: realpathSync(imagesDir), path: address.join('/'), problems };
+      const folder = { imagesDir, path: address.join('/'), problems };
       return readFolder(folder)
         .filter((entry) => entry.kind === 'folder')
         .map((entry) => [...address, entry.name]);
@@ -56,14 +65,11 @@ export function scanProduct(imagesDir: string, address: ProductAddress): Product
   const [env, release, arch, type] = address;
   const product: ProductFolder = { env, release, arch, type, versions: [], problems: [] };
   const place = { imagesDir, path: productPath(product), problems: product.problems };
-  for (const entry of readFolder(place)) {
-    if (entry.kind === 'folder') {
-      product.versions.push(
-        scanVersion({ ...place, path: `${place.path}/${entry.name}` }, entry.name),
-      );
-    } else if (entry.name === 'product.yaml') {
-      const file = statFile(place, entry);
-      if (file !== undefined) product.yaml = file;
+  for (const { name, kind } of readFolder(place)) {
+    if (kind === 'folder') product.versions.push(scanVersion(below(place, name), name));
+    else if (name === 'product.yaml') {
+      const stat = lookAt(place, name, { follow: true });
+      if (stat?.isFile()) product.yaml = fileEntry(name, stat);
     }
   }
   return product;
@@ -71,19 +77,29 @@ export function scanProduct(imagesDir: string, address: ProductAddress): Product
 
 function scanVersion(place: Place, name: string): VersionFolder {
   const version: VersionFolder = { name, files: [], temporaries: [] };
-  for (const entry of readFolder(place, version.temporaries)) {
-    if (entry.kind === 'folder') {
-      report(place, entry.name, {
-        code: 'misplaced',
-        reason: 'it is a folder inside a version, which is not published',
-        cure: 'put its files into the version itself',
-      });
-      continue;
-    }
-    const file = statFile(place, entry);
-    if (file !== undefined) version.files.push(file);
+  // Every file is looked at anyway, so the folder is asked for names alone.
+  const names = list(place, () => readdirSync(absolute(place)));
+  for (const file of names.sort(compareNames)) {
+    if (isTemporary(file)) version.temporaries.push(file);
+    else if (isWanted(place, file)) scanFile(place, file, version);
   }
   return version;
+}
+
+function scanFile(place: Place, name: string, version: VersionFolder): void {
+  const entry = lookAt(place, name);
+  if (entry === undefined) return;
+  const kind = kindIn(place, name, entry);
+  if (kind === 'folder') {
+    report(place, name, {
+      code: 'misplaced',
+      reason: 'it is a folder inside a version, which is not published',
+      cure: 'put its files into the version itself',
+    });
+  }
+  if (kind !== 'file') return;
+  const stat = entry.isSymbolicLink() ? lookAt(place, name, { follow: true }) : entry;
+  if (stat !== undefined) version.files.push(fileEntry(name, stat));
 }
 
 interface Place {
@@ -94,31 +110,38 @@ interface Place {
   problems: Problem[];
 }
 
-interface Entry {
-  name: string;
-  kind: 'folder' | 'file';
-  /** Whether it is reached by a symbolic link. */
-  linked: boolean;
+/** What {@link Dirent} and stat results have in common. */
+type Typed = Pick<Dirent, 'isDirectory' | 'isFile' | 'isSymbolicLink'>;
+
+type Kind = 'folder' | 'file';
+
+function below(place: Place, name: string): Place {
+  return { ...place, path: place.path === '' ? name : `${place.path}/${name}` };
 }
 
-/** The entries of a folder that belong to the tree, sorted; temporaries are named in `temporaries`. */
-function readFolder(place: Place, temporaries?: string[]): Entry[] {
-  const entries: Entry[] = [];
-  for (const dirent of listFolder(place)) {
-    const { name } = dirent;
-    if (isTemporary(name)) temporaries?.push(name);
-    else if (!isHidden(name)) {
-      const entry = judge(place, dirent, temporaries !== undefined);
-      if (entry !== undefined) entries.push(entry);
-    }
-  }
-  return entries.sort(byName);
+/** The folders and files above the versions that belong to the tree, sorted. */
+function readFolder(place: Place): { name: string; kind: Kind }[] {
+  const dirents = list(place, () => readdirSync(absolute(place), { withFileTypes: true }));
+  return dirents
+    .filter(({ name }) => !isTemporary(name) && isWanted(place, name))
+    .flatMap((dirent) => {
+      const kind = kindIn(place, dirent.name, dirent);
+      if (kind === 'file' && isImagePart(dirent.name)) {
+        report(place, dirent.name, {
+          code: 'misplaced',
+          reason: 'it is an image file outside a version',
+          cure: 'move it to images/<env>/<release>/<arch>/<type>/<version>/',
+        });
+      }
+      return kind === undefined ? [] : [{ name: dirent.name, kind }];
+    })
+    .sort(byName);
 }
 
-function listFolder(place: Place): Dirent[] {
-  const path = absolute(place);
+/** What `read` lists, or nothing where the folder has vanished or cannot be listed; the latter is reported. */
+function list<T>(place: Place, read: () => T[]): T[] {
   try {
-    return readdirSync(path, { withFileTypes: true });
+    return read();
   } catch (error) {
     if (place.path === '') throw error;
     if (systemCode(error) === 'ENOENT') return [];
@@ -132,31 +155,29 @@ function listFolder(place: Place): Dirent[] {
   }
 }
 
-function judge(place: Place, dirent: Dirent, inVersion: boolean): Entry | undefined {
-  const { name } = dirent;
-  const fault = nameFault(place, name);
-  if (fault !== undefined) {
-    place.problems.push(fault);
-    return undefined;
-  }
-  const kind = dirent.isSymbolicLink() ? targetKind(place, name) : kindOf(dirent);
-  if (kind === 'other') {
-    report(place, name, {
-      code: 'kind',
-      reason: 'it is neither a file nor a folder, and such things are not published',
-      cure: 'remove it',
-    });
-  }
-  if (kind === undefined || kind === 'other') return undefined;
-  if (kind === 'file' && !inVersion && isImagePart(name)) {
-    report(place, name, {
-      code: 'misplaced',
-      reason: 'it is an image file outside a version',
-      cure: 'move it to images/<env>/<release>/<arch>/<type>/<version>/',
-    });
-    return undefined;
-  }
-  return { name, kind, linked: dirent.isSymbolicLink() };
+/** Whether an entry belongs to the tree by its name; one that cannot be published is reported. */
+function isWanted(place: Place, name: string): boolean {
+  if (isHidden(name)) return false;
+  if (isName(name)) return true;
+  place.problems.push({
+    path: `${place.path === '' ? '' : `${place.path}/`}${shownName(place, name)}`,
+    code: 'name',
+    reason: 'its name has characters that cannot be published',
+    cure: 'rename it: letters, digits and . _ : + ~ @ -, a letter or digit first',
+  });
+  return false;
+}
+
+/** What an entry is, or what its link leads to; `undefined`, and a report, for what is never published. */
+function kindIn(place: Place, name: string, entry: Typed): Kind | undefined {
+  const kind = entry.isSymbolicLink() ? targetKind(place, name) : kindOf(entry);
+  if (kind !== 'other') return kind;
+  report(place, name, {
+    code: 'kind',
+    reason: 'it is neither a file nor a folder, and such things are not published',
+    cure: 'remove it',
+  });
+  return undefined;
 }
 
 function isImagePart(name: string): boolean {
@@ -164,19 +185,9 @@ function isImagePart(name: string): boolean {
   return kind === 'metadata' || kind === 'root' || kind === 'unified';
 }
 
-function kindOf(entry: Pick<Dirent, 'isDirectory' | 'isFile'>): 'folder' | 'file' | 'other' {
+function kindOf(entry: Pick<Typed, 'isDirectory' | 'isFile'>): Kind | 'other' {
   if (entry.isDirectory()) return 'folder';
   return entry.isFile() ? 'file' : 'other';
-}
-
-function nameFault(place: Place, name: string): Problem | undefined {
-  if (isName(name)) return undefined;
-  return {
-    path: `${place.path === '' ? '' : `${place.path}/`}${shownName(place, name)}`,
-    code: 'name',
-    reason: 'its name has characters that cannot be published',
-    cure: 'rename it: letters, digits and . _ : + ~ @ -, a letter or digit first',
-  };
 }
 
 /** `name` fit to be printed, with the bytes that are not UTF-8 as `\xNN`. */
@@ -194,7 +205,7 @@ function shownName(place: Place, name: string): string {
 }
 
 /** What a symbolic link leads to, or `undefined` where it may not be followed; then that is reported. */
-function targetKind(place: Place, name: string): 'folder' | 'file' | 'other' | undefined {
+function targetKind(place: Place, name: string): Kind | 'other' | undefined {
   const path = `${absolute(place)}/${name}`;
   try {
     const target = realpathSync(path);
@@ -224,23 +235,18 @@ function linkFault(reason: string): Fault {
   return { code: 'link', reason, cure: 'put the file itself in its place' };
 }
 
-function statFile(place: Place, entry: Entry): FileEntry | undefined {
-  const path = `${absolute(place)}/${entry.name}`;
+/** What the file system says of an entry, or `undefined` where it has vanished or that is reported. */
+function lookAt(
+  place: Place,
+  name: string,
+  { follow = false }: { follow?: boolean } = {},
+): BigIntStats | undefined {
+  const path = `${absolute(place)}/${name}`;
   try {
-    const stat = entry.linked
-      ? statSync(path, { bigint: true })
-      : lstatSync(path, { bigint: true });
-    if (!stat.isFile()) return undefined;
-    return {
-      name: entry.name,
-      size: Number(stat.size),
-      stamp: stampOf(stat),
-      modified: Number(stat.mtimeMs),
-      touched: Number(stat.ctimeMs),
-    };
+    return follow ? statSync(path, { bigint: true }) : lstatSync(path, { bigint: true });
   } catch (error) {
     if (systemCode(error) === 'ENOENT') return undefined;
-    report(place, entry.name, {
+    report(place, name, {
       code: 'unreadable',
       reason: `it cannot be looked at: ${systemText(error)}`,
       cure: 'see to its permissions and to the disk',
@@ -249,8 +255,18 @@ function statFile(place: Place, entry: Entry): FileEntry | undefined {
   }
 }
 
+function fileEntry(name: string, stat: BigIntStats): FileEntry {
+  return {
+    name,
+    size: Number(stat.size),
+    stamp: stampOf(stat),
+    modified: Number(stat.mtimeMs),
+    touched: Number(stat.ctimeMs),
+  };
+}
+
 function report(place: Place, name: string, fault: Fault): void {
-  place.problems.push({ path: place.path === '' ? name : `${place.path}/${name}`, ...fault });
+  place.problems.push({ path: below(place, name).path, ...fault });
 }
 
 function absolute(place: Place): string {

@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { parentPort, workerData } from 'node:worker_threads';
 import type { DigestJob } from '../catalog/catalog.js';
 import { type ProductFolder, productPath } from '../catalog/tree.js';
+import { systemCode } from '../errors.js';
 import type { DigestResult } from './digest.js';
 import { listProducts, type ProductAddress, type ProductList, scanProduct } from './scan.js';
 
@@ -19,7 +20,10 @@ export interface TaskResults {
   digest: string;
 }
 
-export type Reply = { result: TaskResults[Task['kind']] } | { error: Error };
+/** The `code` of a system error would not survive the way between threads inside of the error. */
+export type Reply =
+  | { result: TaskResults[Task['kind']] }
+  | { error: Error; code: string | undefined };
 
 /** A product folder to take up. */
 export interface ScanRequest {
@@ -52,7 +56,7 @@ export function serveTasks(): void {
   port.on('message', async (task: Task) => {
     const reply = await runTask(task, shared).then(
       (result): Reply => ({ result }),
-      (error: Error): Reply => ({ error }),
+      (error: Error): Reply => ({ error, code: systemCode(error) }),
     );
     port.postMessage(reply);
   });
