@@ -3,10 +3,10 @@
  * The highest number counts; a holder that no longer lives holds nothing, so a crash locks no one out.
  */
 import { randomBytes } from 'node:crypto';
-import { link, readdir, readFile, truncate, unlink, writeFile } from 'node:fs/promises';
+import { link, mkdir, readdir, readFile, truncate, unlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ServerError, systemCode } from '../errors.js';
-import { makeFolder, writeError } from './files.js';
+import { writeError } from './files.js';
 
 export interface Lock {
   release(): Promise<void>;
@@ -26,11 +26,12 @@ const attempts = 100;
 /**
  * Takes the lock of `root`.
  *
- * @throws ServerError BUSY where another process holds it; DENIED, DISK_FULL or IO.
+ * @throws ServerError BUSY where another process holds it; NOT_INITIALISED or CONFIG where the root is
+ *   missing or no folder; DENIED, DISK_FULL or IO.
  */
 export async function acquireLock(root: string): Promise<Lock> {
   const folder = join(root, '.lxd-image-server');
-  await makeFolder(folder, 0o755);
+  await makeLockFolder(root, folder);
   const self = await describe(process.pid);
   for (let attempt = 0; attempt < attempts; attempt++) {
     const number = await tryToTake(folder, self);
@@ -39,6 +40,28 @@ export async function acquireLock(root: string): Promise<Lock> {
   throw new ServerError('BUSY', `Cannot lock ${root}: too many processes try at once`, {
     hint: 'Try again',
   });
+}
+
+/** The folder is made, the root never: where it is missing, it may only be unmounted. */
+async function makeLockFolder(root: string, folder: string): Promise<void> {
+  try {
+    await mkdir(folder);
+  } catch (error) {
+    if (systemCode(error) === 'EEXIST') return;
+    if (systemCode(error) === 'ENOENT') {
+      throw new ServerError('NOT_INITIALISED', `The root ${root} is not there`, {
+        hint: 'Make it with "lxd-image-server init"; or mount the file system that holds it',
+        cause: error,
+      });
+    }
+    if (systemCode(error) === 'ENOTDIR') {
+      throw new ServerError('CONFIG', `The root ${root} is not a folder`, {
+        hint: 'Move what is there away, or set paths.root in the configuration',
+        cause: error,
+      });
+    }
+    throw writeError(folder, error);
+  }
 }
 
 /** The number of the lock now held, or `undefined` where someone else was faster. */
