@@ -140,7 +140,7 @@ async function wait(ms: number, signal: AbortSignal | undefined): Promise<void> 
 function throwIfInterrupted(signal: AbortSignal | undefined): void {
   if (signal?.aborted === true) {
     throw new ServerError('INTERRUPTED', 'Interrupted', {
-      hint: 'What was read so far is kept: the next run goes on from there',
+      hint: 'what was read so far is kept: the next run goes on from there',
     });
   }
 }

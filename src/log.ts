@@ -2,6 +2,7 @@
  * The one logger: events with a fixed message and variable fields, made in main.ts and passed down.
  * As JSON for machines and journals, as one readable line an event on a terminal.
  */
+import picocolors from 'picocolors';
 import { type DestinationStream, type Logger as PinoLogger, pino } from 'pino';
 
 export const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
@@ -36,13 +37,15 @@ export function createLogger(options: LoggerOptions): PinoLogger {
   );
 }
 
-const labels: Record<number, { name: string; colour: number }> = {
-  10: { name: 'trace', colour: 90 },
-  20: { name: 'debug', colour: 90 },
-  30: { name: 'info', colour: 32 },
-  40: { name: 'warning', colour: 33 },
-  50: { name: 'error', colour: 31 },
-  60: { name: 'fatal', colour: 31 },
+type Colour = 'gray' | 'green' | 'yellow' | 'red';
+
+const labels: Record<number, { name: string; colour: Colour }> = {
+  10: { name: 'trace', colour: 'gray' },
+  20: { name: 'debug', colour: 'gray' },
+  30: { name: 'info', colour: 'green' },
+  40: { name: 'warning', colour: 'yellow' },
+  50: { name: 'error', colour: 'red' },
+  60: { name: 'fatal', colour: 'red' },
 };
 
 /**
@@ -60,8 +63,8 @@ export function textLine(json: string, colour: boolean): string {
     err,
     ...fields
   } = JSON.parse(json) as Record<string, unknown>;
-  const label = labels[Number(level)] ?? { name: String(level), colour: 0 };
-  const name = colour ? `\u001b[${label.colour}m${label.name}\u001b[0m` : label.name;
+  const label = labels[Number(level)] ?? { name: String(level), colour: 'gray' };
+  const name = picocolors.createColors(colour)[label.colour](label.name);
   const parts = [msg, path, reason, errorText(err)].filter(
     (part) => part !== undefined && part !== '',
   );

@@ -50,7 +50,7 @@ async function run<Options extends object>(
   const level = logLevels.find((known) => known === (named ?? config.logging.level));
   if (level === undefined) {
     throw new ServerError('USAGE', `There is no log level "${named}"`, {
-      hint: `Take one of ${logLevels.join(', ')}`,
+      hint: `take one of ${logLevels.join(', ')}`,
     });
   }
   const { stderr, stdout, env } = process;
@@ -85,8 +85,8 @@ function interruption(): AbortSignal {
 
 function fail(error: unknown): number {
   if (error instanceof ServerError) {
-    process.stderr.write(`error: ${error.message}\n`);
-    if (error.hint !== undefined) process.stderr.write(`hint: ${error.hint}\n`);
+    const hint = error.hint === undefined ? '' : `; ${error.hint}`;
+    process.stderr.write(`error: ${error.message}${hint}\n`);
   } else {
     const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
     process.stderr.write(`error: unexpected, please report it: ${text}\n`);

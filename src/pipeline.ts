@@ -192,21 +192,21 @@ async function imagesFolder(path: string): Promise<string> {
     throw imagesFolderError(path, error);
   }
   throw new ServerError('CONFIG', `The images folder ${path} is not a folder`, {
-    hint: 'Move what is there away, or set paths.root in the configuration',
+    hint: 'move what is there away, or set paths.root in the configuration',
   });
 }
 
 function imagesFolderError(path: string, cause: unknown): ServerError {
   const message = `Cannot use the images folder ${path}: ${systemText(cause)}`;
   if (systemCode(cause) === 'ENOENT') {
-    const hint = 'Make it with "lxd-image-server init"; or mount the file system that holds it';
+    const hint = 'make it with "lxd-image-server init"; or mount the file system that holds it';
     return new ServerError('NOT_INITIALISED', message, { hint, cause });
   }
   if (systemCode(cause) === 'ENOTDIR') {
-    const hint = 'Move the file in its way, or set paths.root in the configuration';
+    const hint = 'move the file in its way, or set paths.root in the configuration';
     return new ServerError('CONFIG', message, { hint, cause });
   }
-  const hint = 'Run the command as the user who owns it, or as root';
+  const hint = 'run the command as the user who owns it, or as root';
   return new ServerError('DENIED', message, { hint, cause });
 }
 

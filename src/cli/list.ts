@@ -1,6 +1,7 @@
 /** `list`: what is published, product by product. */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import picocolors from 'picocolors';
 import {
   DocumentError,
   type PublishedImages,
@@ -12,10 +13,12 @@ import { exitCodes, ServerError, systemCode, systemText } from '../errors.js';
 import type { Command } from './command.js';
 import { counted, formatBytes, formatTable } from './format.js';
 
+type Colors = ReturnType<typeof picocolors.createColors>;
+
 /** Prints the published products and versions. @throws ServerError NOT_INITIALISED or DAMAGED */
-export async function list({ config, json, print }: Command): Promise<number> {
+export async function list({ config, json, print, colour }: Command): Promise<number> {
   const products = describe(await readImages(config.paths.streams));
-  print(json ? JSON.stringify(products) : table(products));
+  print(json ? JSON.stringify(products) : table(products, picocolors.createColors(colour)));
   return exitCodes.done;
 }
 
@@ -38,7 +41,7 @@ interface ListedProduct {
 
 async function readImages(streamsDir: string): Promise<PublishedImages> {
   const file = join(streamsDir, 'images.json');
-  const hint = 'Run "lxd-image-server update"';
+  const hint = 'run "lxd-image-server update"';
   try {
     return parseImages(await readFile(file, 'utf8'));
   } catch (cause) {
@@ -75,7 +78,7 @@ function fingerprintsOf(item: Record<string, unknown>): string[] {
   );
 }
 
-function table(products: readonly ListedProduct[]): string {
+function table(products: readonly ListedProduct[], { bold }: Colors): string {
   const rows = products.flatMap(({ product, versions }) =>
     versions.map((version) => [
       product,
@@ -87,5 +90,7 @@ function table(products: readonly ListedProduct[]): string {
   );
   const head = ['PRODUCT', 'VERSION', 'FILES', 'SIZE', 'FINGERPRINT'];
   const total = `${counted(products.length, 'product')}, ${counted(rows.length, 'version')}`;
-  return rows.length === 0 ? total : `${formatTable([head, ...rows], [3])}\n${total}`;
+  if (rows.length === 0) return total;
+  const [heading = '', ...lines] = formatTable([head, ...rows], [3]).split('\n');
+  return [bold(heading), ...lines, total].join('\n');
 }

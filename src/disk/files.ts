@@ -112,17 +112,17 @@ export function writeError(path: string, error: unknown): ServerError {
     case 'ENOSPC':
     case 'EDQUOT':
       return new ServerError('DISK_FULL', message, {
-        hint: 'Make room, then try again',
+        hint: 'make room, then try again',
         cause: error,
       });
     case 'EACCES':
     case 'EPERM':
     case 'EROFS':
       return new ServerError('DENIED', message, {
-        hint: 'Run the command as the user who owns the folder, or as root',
+        hint: 'run the command as the user who owns the folder, or as root',
         cause: error,
       });
     default:
-      return new ServerError('IO', message, { hint: 'See to the disk and the path', cause: error });
+      return new ServerError('IO', message, { hint: 'see to the disk and the path', cause: error });
   }
 }

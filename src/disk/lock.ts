@@ -38,7 +38,7 @@ export async function acquireLock(root: string): Promise<Lock> {
     if (number !== undefined) return { release: () => release(folder, number) };
   }
   throw new ServerError('BUSY', `Cannot lock ${root}: too many processes try at once`, {
-    hint: 'Try again',
+    hint: 'try again',
   });
 }
 
@@ -50,13 +50,13 @@ async function makeLockFolder(root: string, folder: string): Promise<void> {
     if (systemCode(error) === 'EEXIST') return;
     if (systemCode(error) === 'ENOENT') {
       throw new ServerError('NOT_INITIALISED', `The root ${root} is not there`, {
-        hint: 'Make it with "lxd-image-server init"; or mount the file system that holds it',
+        hint: 'make it with "lxd-image-server init"; or mount the file system that holds it',
         cause: error,
       });
     }
     if (systemCode(error) === 'ENOTDIR') {
       throw new ServerError('CONFIG', `The root ${root} is not a folder`, {
-        hint: 'Move what is there away, or set paths.root in the configuration',
+        hint: 'move what is there away, or set paths.root in the configuration',
         cause: error,
       });
     }
@@ -75,7 +75,7 @@ async function tryToTake(folder: string, self: Holder): Promise<number | undefin
         'BUSY',
         `Another lxd-image-server (process ${holder.pid}) is at work here`,
         {
-          hint: 'Wait for it to end; a running daemon publishes by itself',
+          hint: 'wait for it to end; a running daemon publishes by itself',
         },
       );
     }

@@ -96,8 +96,8 @@ function complained(path: string, options: { held: Held; cause: unknown; log: Lo
   const complaint = cause instanceof ServerError ? cause.message : systemText(cause);
   const state = held.state === 'missing' ? 'damaged' : held.state;
   if (complaint !== held.complaint) {
-    const hint = 'Run "lxd-image-server update" to write it again.';
-    const fields = { path, reason: complaint, hint, lastGoodServed: typeof state === 'object' };
+    const cure = 'run "lxd-image-server update" to write it again';
+    const fields = { path, reason: complaint, cure, lastGoodServed: typeof state === 'object' };
     options.log.error(fields, 'Cannot read a published document');
   }
   return { ...held, state, complaint };

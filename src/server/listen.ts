@@ -23,7 +23,7 @@ export function parseListen(text: string): ListenAddress {
   const bracketed = match?.[1];
   if (match === null || port > 65_535 || (bracketed !== undefined && !isIPv6(bracketed))) {
     throw new ServerError('CONFIG', `Cannot listen on ${JSON.stringify(text)}: not an address`, {
-      hint: 'Write it as "127.0.0.1:8443", "[::1]:8443", or ":8443" for all addresses.',
+      hint: 'write it as "127.0.0.1:8443", "[::1]:8443", or ":8443" for all addresses',
     });
   }
   return { host: bracketed ?? match[2], port };
@@ -46,10 +46,10 @@ export async function listenOn(app: FastifyInstance, { host, port }: ListenAddre
 }
 
 const failures: Record<string, { code: 'BUSY' | 'DENIED' | 'CONFIG'; hint: string }> = {
-  EADDRINUSE: { code: 'BUSY', hint: 'Stop the other server there, or choose another port.' },
-  EACCES: { code: 'DENIED', hint: 'Ports below 1024 need root or CAP_NET_BIND_SERVICE.' },
-  EADDRNOTAVAIL: { code: 'CONFIG', hint: 'Choose an address that this machine has.' },
-  ENOTFOUND: { code: 'CONFIG', hint: 'Choose a name that this machine can look up.' },
+  EADDRINUSE: { code: 'BUSY', hint: 'stop the other server there, or choose another port' },
+  EACCES: { code: 'DENIED', hint: 'ports below 1024 need root or CAP_NET_BIND_SERVICE' },
+  EADDRNOTAVAIL: { code: 'CONFIG', hint: 'choose an address that this machine has' },
+  ENOTFOUND: { code: 'CONFIG', hint: 'choose a name that this machine can look up' },
 };
 
 function listenError(cause: unknown, address: string): ServerError {

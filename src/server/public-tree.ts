@@ -61,7 +61,7 @@ function imagesPrefixOf({ root, imagesDir }: PublicTreeOptions): readonly string
   const prefix = relative(root, imagesDir).split(sep);
   if (prefix.every((segment) => segment !== '' && !segment.startsWith('.'))) return prefix;
   throw new ServerError('CONFIG', `The images folder ${imagesDir} is not inside the root ${root}`, {
-    hint: 'Choose a folder below the root, with no name on the way that starts with a dot.',
+    hint: 'choose a folder below the root, with no name on the way that starts with a dot',
   });
 }
 

@@ -113,7 +113,7 @@ function createApp({ certificate }: ImageServerOptions, limits: ServerLimits): A
       frameworkErrors: (error, _request, reply) => answerError(error, reply),
     }) as unknown as App;
   } catch (cause) {
-    const hint = 'Give a PEM key and the certificate made for it, or run "lxd-image-server init".';
+    const hint = 'give a PEM key and the certificate made for it, or run "lxd-image-server init"';
     throw new ServerError('TLS', 'Cannot use the TLS key and certificate', { hint, cause });
   }
 }
