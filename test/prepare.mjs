@@ -22,6 +22,7 @@ const systemPrograms = [
   { program: 'openssl', packageName: 'openssl' },
   { program: 'curl', packageName: 'curl' },
   { program: 'zstd', packageName: 'zstd' },
+  { program: 'wrk', packageName: 'wrk' },
 ];
 
 /** What this script has to say, on standard error: the output of the tests comes on the other. */

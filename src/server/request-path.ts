@@ -3,6 +3,8 @@
  * Nothing here touches the disk; what does not parse is never looked for.
  */
 
+import { isName, isTemporary } from '../catalog/tree.js';
+
 export const documentNames = ['index.json', 'images.json'] as const;
 export type DocumentName = (typeof documentNames)[number];
 
@@ -17,14 +19,12 @@ export type RequestPath =
   /** `path` is below the images folder: `env/release/arch/type/version/file`. */
   | { kind: 'image'; path: string };
 
-const name = /^[A-Za-z0-9][A-Za-z0-9._:+~@-]*$/;
-const temporary = /(?:~|\.part|\.filepart|\.tmp)$/;
 const origin = /^https?:\/\/[^/?#]*/i;
 const segmentsOfImage = 6;
 
 /** Whether a file or folder of this name may be served: the grammar of design section 2, no temporaries. */
 export function isServedName(text: string): boolean {
-  return name.test(text) && !temporary.test(text);
+  return isName(text) && !isTemporary(text);
 }
 
 /**
