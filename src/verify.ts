@@ -2,7 +2,7 @@
  * Verification: every published file is read again and compared with what the documents say of it,
  * and the documents with one another.
  */
-import { readFile, rename } from 'node:fs/promises';
+import { readFile, rename, unlink } from 'node:fs/promises';
 import { basename, dirname, join, relative } from 'node:path';
 import { gunzipSync } from 'node:zlib';
 import type { DigestJob, FileRequest } from './catalog/catalog.js';
@@ -14,7 +14,7 @@ import {
   parseIndex,
   versionsOf,
 } from './catalog/published.js';
-import { compareNames, type FileDigest, roleOf } from './catalog/tree.js';
+import { compareNames, roleOf } from './catalog/tree.js';
 import type { FileOutcome } from './disk/digest.js';
 import { syncFolder } from './disk/files.js';
 import type { Pool } from './disk/pool.js';
@@ -71,14 +71,17 @@ export async function verifyTree(options: VerifyOptions): Promise<Verification> 
 }
 
 /**
- * Sets files with other bytes than published aside, under a hidden name beside their place, so that the
- * next publication leaves their versions out. Nothing is deleted.
+ * Makes way for a publication that leaves out what is damaged: files with other bytes are set aside under
+ * a hidden name beside their place, and compressed documents that are not the documents are removed.
+ * No image file is deleted.
  *
- * @returns the new paths, relative to the root.
+ * @returns the new paths of what was set aside, relative to the root.
  */
-export async function setAside(root: string, damage: readonly Damage[]): Promise<string[]> {
+export async function clearDamage(root: string, damage: readonly Damage[]): Promise<string[]> {
   const moved: string[] = [];
-  for (const { path } of damage.filter(({ kind }) => kind === 'content')) {
+  for (const { path, kind } of damage) {
+    if (kind === 'document' && path.endsWith('.gz')) await unlink(join(root, path));
+    if (kind !== 'content') continue;
     const target = join(dirname(path), `.damaged-${basename(path)}`);
     await rename(join(root, path), join(root, target));
     await syncFolder(join(root, dirname(path)));
@@ -188,31 +191,37 @@ function jobOf(path: string, folder: Folder): DigestJob {
 }
 
 function damageOf(path: string, folder: Folder, outcomes: readonly FileOutcome[]): Damage[] {
-  const digests = new Map(outcomes.map(({ name, digest }) => [name, digest]));
-  return outcomes.flatMap((outcome): Damage[] => {
-    const items = folder.get(outcome.name) ?? [];
-    const place = `${path}/${outcome.name}`;
-    if (outcome.failure !== undefined) {
-      const kind = outcome.failure.code === 'gone' ? 'gone' : 'unreadable';
-      return [{ path: place, reason: outcome.failure.reason, kind }];
-    }
-    const reason = items.map((item) => mismatch(item, outcome.digest, digests)).find(Boolean);
-    return reason ? [{ path: place, reason, kind: 'content' }] : [];
+  const damage = outcomes.flatMap((outcome): Damage[] => {
+    const [item] = folder.get(outcome.name) ?? [];
+    const fault = faultOf(outcome, item);
+    return fault === undefined ? [] : [{ path: `${path}/${outcome.name}`, ...fault }];
   });
+  // Combined digests say something of the documents only where each file is as published.
+  return damage.length > 0 ? damage : combinedDamage(path, folder, outcomes);
 }
 
-function mismatch(
-  item: PublishedItem,
-  digest: FileDigest | undefined,
-  digests: ReadonlyMap<string, FileDigest | undefined>,
-): string | undefined {
-  if (digest?.sha256 !== item.sha256)
-    return `has SHA-256 ${digest?.sha256}, published is ${item.sha256}`;
-  const combined = new Set(
-    [...digests.values()].flatMap((other) => other?.combined?.[item.sha256] ?? []),
+function faultOf(
+  { failure, digest }: FileOutcome,
+  item: PublishedItem | undefined,
+): Omit<Damage, 'path'> | undefined {
+  if (failure !== undefined) {
+    return { reason: failure.reason, kind: failure.code === 'gone' ? 'gone' : 'unreadable' };
+  }
+  if (digest?.sha256 === item?.sha256) return undefined;
+  const reason = `its SHA-256 is ${digest?.sha256}, published is ${item?.sha256}`;
+  return { reason, kind: 'content' };
+}
+
+function combinedDamage(path: string, folder: Folder, outcomes: readonly FileOutcome[]): Damage[] {
+  return [...folder].flatMap(([name, items]) =>
+    items.flatMap((item): Damage[] => {
+      const known = outcomes.flatMap(({ digest }) => digest?.combined?.[item.sha256] ?? []);
+      const wrong = Object.keys(item).find(
+        (field) => /^combined_.*sha256$/.test(field) && !known.includes(String(item[field])),
+      );
+      if (wrong === undefined) return [];
+      const reason = `its ${wrong} in images.json is not that of the files`;
+      return [{ path: `${path}/${name}`, reason, kind: 'document' }];
+    }),
   );
-  const wrong = Object.entries(item).find(
-    ([field, value]) => /^combined_.*sha256$/.test(field) && !combined.has(String(value)),
-  );
-  return wrong === undefined ? undefined : `its ${wrong[0]} is not that of its files`;
 }
