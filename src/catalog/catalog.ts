@@ -114,7 +114,9 @@ export function catalogueProduct(folder: ProductFolder, options: CatalogueOption
       complete.push(version);
       continue;
     }
-    problems.push({ path: `${productPath(folder)}/${version.name}`, ...verdict.fault });
+    const path = `${productPath(folder)}/${version.name}`;
+    if (!isExplained(path, verdict.fault, folder.problems))
+      problems.push({ path, ...verdict.fault });
     if (verdict.settlesAt !== undefined)
       settlesAt = Math.min(settlesAt ?? Infinity, verdict.settlesAt);
   }
@@ -123,6 +125,12 @@ export function catalogueProduct(folder: ProductFolder, options: CatalogueOption
   if (complete.length > 0) result.product = buildProduct(folder, complete, options);
   if (settlesAt !== undefined) result.settlesAt = settlesAt;
   return result;
+}
+
+/** Whether a part is missing only because of something that the scan has reported in the version. */
+function isExplained(path: string, { code }: Fault, problems: readonly Problem[]): boolean {
+  if (code !== 'metadata-missing' && code !== 'root-missing') return false;
+  return problems.some((problem) => problem.path === path || problem.path.startsWith(`${path}/`));
 }
 
 /** The files of `folder` that must be read before {@link catalogueProduct} can judge it, by folder. */
