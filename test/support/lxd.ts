@@ -2,14 +2,10 @@
  * A private LXD daemon for tests: own folder, own storage pool, own client configuration.
  * It needs root; what the machine's own LXD has, if there is one, is neither seen nor touched.
  */
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { chmod, mkdir, mkdtemp, readFile, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { missingPrograms, run } from './command.js';
-
-const startTimeout = 60;
+import { missingPrograms, run, startServer } from './command.js';
 
 const preseed = {
   storage_pools: [{ name: 'default', driver: 'dir' }],
@@ -36,21 +32,25 @@ export function lxdMissing(): string | false {
   return missingPrograms('lxd', 'lxc') || (process.getuid?.() !== 0 && 'LXD needs root');
 }
 
-/** Starts a daemon with a `dir` storage pool and no network. Throws with its log where that fails. */
+/** Starts a daemon with a `dir` storage pool and no network. Throws with what it said where that fails. */
 export async function startLxd(): Promise<PrivateLxd> {
   const folder = await mkdtemp(join(tmpdir(), 'private-lxd-'));
   // Containers, whose root is no one on this machine, reach their files through here.
   await chmod(folder, 0o711);
   const env = { LXD_DIR: join(folder, 'lxd'), LXD_CONF: join(folder, 'client') };
   await mkdir(join(env.LXD_CONF, 'servercerts'), { recursive: true });
-  const keeper = startKeeper(folder);
+  const daemon = join(import.meta.dirname, 'lxd-daemon.js');
+  const server = await startServer([process.execPath, daemon, folder], {
+    isReady: (said) => /^ready$/m.test(said),
+  });
+  const close = async () => {
+    if ((await server.stop()) !== 0) throw new Error(`The private LXD in ${folder} has crashed`);
+  };
   try {
-    await run('lxd', ['waitready', '--timeout', String(startTimeout)], { env });
     await run('lxd', ['init', '--preseed'], { env, input: JSON.stringify(preseed) });
   } catch (error) {
-    const log = await readFile(join(folder, 'lxd.log'), 'utf8').catch(() => '');
-    await keeper.close();
-    throw new Error(`Cannot start a private LXD:\n${log}`, { cause: error });
+    await close();
+    throw error;
   }
   const lxc = (...args: string[]) => run('lxc', args, { env });
   return {
@@ -60,23 +60,6 @@ export async function startLxd(): Promise<PrivateLxd> {
       await writeFile(join(env.LXD_CONF, 'servercerts', `${name}.crt`), certificate);
       await lxc('remote', 'add', name, url, '--protocol=simplestreams');
     },
-    close: keeper.close,
-  };
-}
-
-/** The process that owns the daemon. It clears up when `close` is called or this process ends. */
-function startKeeper(folder: string): { close: () => Promise<void> } {
-  const keeper = spawn(process.execPath, [join(import.meta.dirname, 'lxd-keeper.js'), folder], {
-    // A session of its own, so that Ctrl-C in the terminal does not reach it.
-    detached: true,
-    stdio: ['pipe', 'ignore', 'inherit'],
-  });
-  const exit = once(keeper, 'exit');
-  return {
-    close: async () => {
-      keeper.stdin?.end();
-      const [code] = await exit;
-      if (code !== 0) throw new Error(`The private LXD in ${folder} was not cleared away`);
-    },
+    close,
   };
 }

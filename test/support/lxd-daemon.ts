@@ -1,28 +1,38 @@
 /**
- * A process of its own around one private LXD daemon: it outlives a test that fails, is interrupted
- * or killed, and clears away everything of the daemon as soon as its standard input ends.
+ * One private LXD daemon, from its start to the removal of the last thing that it made. It says `ready`
+ * when it is, and ends on a signal; where the daemon ends by itself, that is an error.
  *
- * Run as `node lxd-keeper.js FOLDER`; the daemon's LXD_DIR is FOLDER/lxd, its log FOLDER/lxd.log.
+ * Run as `node lxd-daemon.js FOLDER`; the daemon's LXD_DIR is FOLDER/lxd. FOLDER is removed in the end.
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { openSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 
+const startTimeout = 60;
 const stopTimeout = 30_000;
 
 const folder = process.argv[2];
-if (folder === undefined) throw new Error('usage: lxd-keeper.js FOLDER');
+if (folder === undefined) throw new Error('usage: lxd-daemon.js FOLDER');
 const lxdDir = join(folder, 'lxd');
-const env = { ...process.env, LXD_DIR: lxdDir, LXD_CONF: join(folder, 'keeper') };
+const env = { ...process.env, LXD_DIR: lxdDir, LXD_CONF: join(folder, 'daemon-client') };
 
-const log = openSync(join(folder, 'lxd.log'), 'a');
-const daemon = spawn('lxd', ['--group', 'root'], { env, stdio: ['ignore', log, log] });
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => {});
+const asked = new Promise<void>((resolve) => {
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
+    process.on(signal, () => resolve());
+});
+const daemon = spawn('lxd', ['--group', 'root'], { env, stdio: ['ignore', 'inherit', 'inherit'] });
+const ended = once(daemon, 'exit');
+const waiting = spawn('lxd', ['waitready', '--timeout', String(startTimeout)], { env });
+waiting.once('exit', (code) => {
+  if (code === 0) process.stdout.write('ready\n');
+  else daemon.kill('SIGTERM');
+});
 
-process.stdin.resume();
-await once(process.stdin, 'close');
+await Promise.race([asked, ended]);
+waiting.kill();
 if (isRunning(daemon)) await stopDaemon();
+else process.exitCode = 1;
 endLeftovers();
 unmountAll();
 rmSync(folder, { recursive: true, force: true });
@@ -32,11 +42,10 @@ function isRunning(child: ChildProcess): boolean {
 }
 
 async function stopDaemon(): Promise<void> {
-  const exit = once(daemon, 'exit');
   deleteInstances();
   daemon.kill('SIGTERM');
   const timer = setTimeout(() => daemon.kill('SIGKILL'), stopTimeout);
-  await exit;
+  await ended;
   clearTimeout(timer);
 }
 
