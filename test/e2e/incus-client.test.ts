@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { splitImagePrograms } from '../support/busybox-image.js';
+import { closeAll } from '../support/close-all.js';
 import { missingPrograms } from '../support/command.js';
 import { machine } from '../support/image-files.js';
 import { type IncusTools, incusMissing, incusTools } from '../support/incus.js';
@@ -26,10 +27,7 @@ describe('Incus, with the server as a simplestreams remote', { skip }, () => {
     const { certificate } = images.server;
     await tools.addRemote('demo', { url: images.site.url, certificate });
   });
-  after(async () => {
-    await tools?.close();
-    await images?.close();
-  });
+  after(() => closeAll(tools, images));
 
   test('lists the images with fingerprint and kind', async () => {
     const listed: ListedImage[] = JSON.parse(

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { splitImagePrograms } from '../support/busybox-image.js';
+import { closeAll } from '../support/close-all.js';
 import { missingPrograms } from '../support/command.js';
 import { machine } from '../support/image-files.js';
 import { lxdMissing, type PrivateLxd, startLxd } from '../support/lxd.js';
@@ -32,11 +33,7 @@ describe('LXD, with the server as a simplestreams remote', { skip }, () => {
     await lxd.addRemote('demo', { url: images.site.url, certificate });
     await lxd.addRemote('nginx', { url: nginx.url, certificate });
   });
-  after(async () => {
-    await lxd?.close();
-    await nginx?.close();
-    await images?.close();
-  });
+  after(() => closeAll(lxd, nginx, images));
 
   /** Launches `image`, runs a command in the container, and gives what that printed. */
   async function launchAndExec(image: string, name: string): Promise<string> {
