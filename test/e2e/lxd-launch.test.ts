@@ -91,7 +91,7 @@ describe('LXD, with the server as a simplestreams remote', { skip }, () => {
     assert.equal(await launchAndExec('demo:demo/unified', 'whole'), 'whole\nwhole\nunified\n');
   });
 
-  test('launches a container from the same tree behind nginx', async () => {
+  test('launches a container behind the nginx site that init installs', async () => {
     await lxd.lxc('delete', '--force', 'split');
     await lxd.lxc('image', 'delete', images.split.fingerprint);
     assert.equal(await launchAndExec('nginx:demo/busybox', 'proxied'), 'proxied\nproxied\nfirst\n');

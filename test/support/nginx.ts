@@ -1,11 +1,11 @@
 /**
- * A real nginx of its own on the loopback address, in front of a published tree.
+ * A real nginx of its own on the loopback address, with the site that `init` installs.
  */
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { findProgram, startServer } from './command.js';
 import { freePort } from './ports.js';
-import type { Site } from './site.js';
+import { type Site, succeed } from './site.js';
 
 /** A running nginx. */
 export interface Nginx {
@@ -17,47 +17,46 @@ export interface Nginx {
 /** Serves the tree of `site` over HTTPS, with its certificate; what nginx needs goes to `folder`. */
 export async function startNginx(site: Site, folder: string): Promise<Nginx> {
   const port = await freePort();
-  await mkdir(folder, { recursive: true });
+  await installSite(site, { folder, listen: `127.0.0.1:${port} ssl http2` });
   const config = join(folder, 'nginx.conf');
-  await writeFile(config, configuration(site, { folder, port }));
-  const line = [
-    findProgram('nginx') ?? 'nginx',
-    '-p',
-    folder,
-    '-c',
-    config,
-    '-e',
-    'stderr',
-  ] as const;
+  await writeFile(config, configuration(folder));
+  const program = findProgram('nginx') ?? 'nginx';
+  const line = [program, '-p', folder, '-c', config, '-e', 'stderr'] as const;
   const server = await startServer(line, {
     isReady: (said) => said.includes('start worker process'),
   });
   return { url: `https://127.0.0.1:${port}`, close: async () => void (await server.stop()) };
 }
 
-function configuration({ root, sslDir }: Site, options: { folder: string; port: number }): string {
+/** Has `init` install the site in a folder like Debian's /etc/nginx, and moves it to another address. */
+async function installSite(
+  site: Site,
+  { folder, listen }: { folder: string; listen: string },
+): Promise<void> {
+  await mkdir(join(folder, 'sites-available'), { recursive: true });
+  await mkdir(join(folder, 'sites-enabled'));
+  await succeed(site, 'init', '--nginx-dir', folder, '--ssl-dir', site.sslDir);
+  const path = join(folder, 'sites-available/lxd-image-server');
+  const [before, ...after] = (await readFile(path, 'utf8')).split(/^ *listen .*;\n/m);
+  await writeFile(path, `${before}    listen ${listen};\n${after.join('')}`);
+}
+
+function configuration(folder: string): string {
   const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
-    .map((name) => `${name}_temp_path ${options.folder}/${name};`)
+    .map((name) => `${name}_temp_path ${folder}/${name};`)
     .join('\n  ');
   const user = process.getuid?.() === 0 ? 'user root;' : '';
   return `${user}
 daemon off;
 worker_processes 1;
+pid ${folder}/nginx.pid;
 # Among the notices is that it is ready.
 error_log stderr notice;
-pid ${options.folder}/nginx.pid;
 events {}
 http {
   ${temporary}
   access_log off;
-  server {
-    listen 127.0.0.1:${options.port} ssl;
-    # LXD's daemon speaks TLS 1.3 alone, which this nginx does not offer unless told to.
-    ssl_protocols TLSv1.2 TLSv1.3;
-    ssl_certificate ${sslDir}/nginx.crt;
-    ssl_certificate_key ${sslDir}/nginx.key;
-    root ${root};
-  }
+  include ${folder}/sites-enabled/*;
 }
 `;
 }
