@@ -92,7 +92,7 @@ async function untilStopped(server: Served): Promise<void> {
     void server.stop('SIGINT');
   };
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, stop);
-  const code = await server.ended;
+  const code = await server.wait();
   if (!asked) throw new Error(`The server ended by itself, with ${code}`);
 }
 

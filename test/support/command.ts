@@ -3,6 +3,7 @@
  */
 import { type ChildProcessWithoutNullStreams, type SpawnOptions, spawn } from 'node:child_process';
 import { accessSync, constants } from 'node:fs';
+import type { Socket } from 'node:net';
 import { delimiter, join } from 'node:path';
 import { buffer, text } from 'node:stream/consumers';
 
@@ -80,8 +81,8 @@ function exitCode(child: ReturnType<typeof spawn>): Promise<number> {
 export interface KeptServer {
   /** What it said until it was ready, on both outputs. */
   said: string;
-  /** Settles when the server has ended: its exit code, or 1 after a signal. */
-  ended: Promise<number>;
+  /** Waits until the server has ended and gives its exit code; 1 after a signal. */
+  wait(): Promise<number>;
   /** Sends it a signal and gives its exit code. Default: SIGTERM. */
   stop(signal?: NodeJS.Signals): Promise<number>;
 }
@@ -101,11 +102,18 @@ export async function startServer(
   });
   const ended = exitCode(child);
   const said = await untilReady(child, isReady);
-  const stop = (signal?: NodeJS.Signals) => {
-    child.kill(signal);
+  // A test that has failed and stops nothing can end all the same, and its servers with it.
+  const handles = [child, child.stdin as Socket, child.stdout as Socket, child.stderr as Socket];
+  for (const handle of handles) handle.unref();
+  const wait = () => {
+    for (const handle of handles) handle.ref();
     return ended;
   };
-  return { said, ended, stop };
+  const stop = (signal?: NodeJS.Signals) => {
+    child.kill(signal);
+    return wait();
+  };
+  return { said, wait, stop };
 }
 
 function untilReady(
