@@ -2,6 +2,7 @@
  * Runs the tests: those of the units side by side, then those of test/e2e one at a time.
  * Arguments choose tests whose file name has one of them in it. REQUIRE_TESTS=1 makes a skip a failure.
  */
+import { setMaxListeners } from 'node:events';
 import { existsSync } from 'node:fs';
 import { chmod, mkdtemp, readdir, rm, rmdir } from 'node:fs/promises';
 import { availableParallelism, tmpdir } from 'node:os';
@@ -105,6 +106,8 @@ async function removeTemporary(folder) {
 
 const { unit, endToEnd } = await findTests(process.argv.slice(2));
 const stop = new AbortController();
+// Every file that waits or runs listens to it.
+setMaxListeners(0, stop.signal);
 for (const name of ['SIGINT', 'SIGTERM']) process.on(name, () => stop.abort());
 
 const temporary = await makeTemporary();
