@@ -252,12 +252,13 @@ function obstacleInTime(version: VersionFolder, options: CatalogueOptions): Obst
 function faultInContent(version: VersionFolder): Fault | undefined {
   for (const file of version.files) {
     if (file.failure !== undefined) return file.failure;
-    const { kind } = roleOf(file.name);
     // A faulty image.yaml costs its own words only; see sideFileProblems.
-    if (kind !== 'image-yaml' && file.digest?.fault !== undefined) return file.digest.fault;
-    if (file.digest === undefined) return unread(file);
+    if (file.name !== 'image.yaml' && file.digest?.fault !== undefined) return file.digest.fault;
   }
-  return sumsFault(version, 'content');
+  const missing = sumsFault(version, 'names');
+  if (missing !== undefined) return missing;
+  const unreadFile = version.files.find((file) => file.digest === undefined);
+  return unreadFile === undefined ? sumsFault(version, 'content') : unread(unreadFile);
 }
 
 function unread(file: FileEntry): Fault {

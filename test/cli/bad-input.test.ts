@@ -30,7 +30,7 @@ import {
   writeSums,
 } from '../support/image-tree.js';
 import { needs } from '../support/programs.js';
-import { temporaryFolder } from '../support/temporary.js';
+import { inTemporaryFolder, temporaryFolder } from '../support/temporary.js';
 
 const good = 'demo/good/amd64/default/20260101';
 const bad = 'demo/bad/amd64/default/20260101';
@@ -359,30 +359,38 @@ describe('update, beside a good version, with', () => {
     });
   }
 
-  test('a full disk: the documents stay what they were', needs('mount', 'umount'), async (t) => {
-    const root = await temporaryFolder(t);
-    await run('mount', ['-t', 'tmpfs', '-o', 'size=256k', 'tmpfs', root]);
-    t.after(() => run('umount', [root]));
-    await addVersion(root, good);
-    const config = await writeConfig(root);
-    assert.equal((await runCli(['update', '--config', config])).code, 0);
-    await addVersion(root, bad);
-    const before = await snapshot(join(root, 'streams'));
-    const filler = await open(join(root, 'filler'), 'w');
-    await assert.rejects(filler.writeFile(Buffer.alloc(1024 * 1024)), { code: 'ENOSPC' });
-    await filler.close();
-    const { code, stderr } = await runCli(['update', '--config', config]);
-    assert.match(
-      stderr,
-      /error: Cannot write \S+: no space left on the disk; make room, then try again\n$/,
-    );
-    assert.equal(code, 1);
-    assert.equal(await snapshot(join(root, 'streams')), before);
-    await truncate(join(root, 'filler'));
-    assert.equal((await runCli(['update', '--config', config])).code, 0);
-    assert.deepEqual(await publishedVersions(root), [published.bad, published.good]);
-  });
+  test('a full disk: the documents stay what they were', needs('mount', 'umount'), () =>
+    inTemporaryFolder(async (root) => {
+      await run('mount', ['-t', 'tmpfs', '-o', 'size=256k', 'tmpfs', root]);
+      try {
+        await publishOnFullDisk(root);
+      } finally {
+        await run('umount', [root]);
+      }
+    }),
+  );
 });
+
+async function publishOnFullDisk(root: string): Promise<void> {
+  await addVersion(root, good);
+  const config = await writeConfig(root);
+  assert.equal((await runCli(['update', '--config', config])).code, 0);
+  await addVersion(root, bad);
+  const before = await snapshot(join(root, 'streams'));
+  const filler = await open(join(root, 'filler'), 'w');
+  await assert.rejects(filler.writeFile(Buffer.alloc(1024 * 1024)), { code: 'ENOSPC' });
+  await filler.close();
+  const { code, stderr } = await runCli(['update', '--config', config]);
+  assert.match(
+    stderr,
+    /^error: Cannot write \S+: no space left on the disk; make room, then try again\n$/m,
+  );
+  assert.equal(code, 1);
+  assert.equal(await snapshot(join(root, 'streams')), before);
+  await truncate(join(root, 'filler'));
+  assert.equal((await runCli(['update', '--config', config])).code, 0);
+  assert.deepEqual(await publishedVersions(root), [published.bad, published.good]);
+}
 
 describe('update, on a root', () => {
   test('that is missing, says so and does not make it: it may be unmounted', async (t) => {
@@ -422,6 +430,7 @@ describe('update, on a root', () => {
     await addVersion(root, good);
     const config = await writeConfig(root);
     await chown(root, 1, 1);
+    await chmod(root, 0o755);
     const { code, stderr } = await runCli(['update', '--config', config], 'plain');
     assert.match(
       stderr,
@@ -443,14 +452,9 @@ describe('update, on a root', () => {
   });
 });
 
-/** Names, sizes, times and inodes of all that was uploaded or published below `folder`. */
+/** Names, sizes, times and inodes of all files in `folder`, but for what a run may write beside images. */
 function snapshot(folder: string): Promise<string> {
-  return run(
-    'sh',
-    [
-      '-c',
-      'find images . -maxdepth 12 -path "*/v1" -prune -o -path ./state -prune -o -path "./.lxd*" -prune -o -path ./streams -prune -o -name config.toml -prune -o -type f -printf "%p %s %T@ %i\\n" 2>/dev/null | sort -u',
-    ],
-    { cwd: folder },
-  );
+  const skipped = ['./streams', './state', './.lxd-image-server', './config.toml'];
+  const skip = skipped.flatMap((path) => ['-path', path, '-prune', '-o']);
+  return run('find', ['.', ...skip, '-type', 'f', '-printf', '%p %s %T@ %i\\n'], { cwd: folder });
 }
