@@ -2,7 +2,15 @@
  * What the small text files of the tree say: `metadata.yaml` (LXD and Incus image metadata),
  * `image.yaml` (distrobuilder's definition), `product.yaml` (ours) and `SHA256SUMS`. Pure.
  */
-import { load } from 'js-yaml';
+import {
+  boolCoreTag,
+  defineScalarTag,
+  FAILSAFE_SCHEMA,
+  floatCoreTag,
+  intCoreTag,
+  loadAll,
+  nullCoreTag,
+} from 'js-yaml';
 import {
   type Facts,
   type Fault,
@@ -16,6 +24,9 @@ import {
 export const largestText = 1024 * 1024;
 
 const longestValue = 200;
+const longestReason = 300;
+/** YAML can refer to one list many times; short lists keep what comes of that small. */
+const mostEntries = 100;
 const aliasPattern = /^[A-Za-z0-9][A-Za-z0-9._:+~@/-]*$/;
 
 /** Either what a text says, or what is wrong with it. */
@@ -33,15 +44,15 @@ export function isAlias(text: string): boolean {
 export function readMetadataYaml(text: string): Reading<Facts> {
   return reading(text, 'metadata.yaml', 'metadata-invalid', (document) => {
     const properties = mapping(document.properties ?? {}, 'properties');
-    const values: Record<string, string> = {};
-    for (const [key, value] of Object.entries(properties)) {
+    const values = Object.entries(properties).flatMap(([key, value]) => {
       const name = /^requirements\.([a-z0-9_.-]+)$/i.exec(key)?.[1];
-      if (name !== undefined) values[name] = scalar(value, `properties.${key}`);
-    }
+      if (name === undefined) return [];
+      return [[scalar(name, 'properties'), scalar(value, `properties.${key}`)] as const];
+    });
     return compact({
       os: optional(properties.os, 'properties.os'),
       releaseTitle: optional(properties.release, 'properties.release'),
-      requirements: Object.keys(values).length > 0 ? [{ values }] : undefined,
+      requirements: values.length > 0 ? [{ values: Object.fromEntries(values) }] : undefined,
     });
   });
 }
@@ -55,7 +66,8 @@ export function readImageYaml(text: string): Reading<Facts> {
   return reading(text, 'image.yaml', 'yaml-invalid', (document) => {
     const part = mapping(document.simplestream ?? {}, 'simplestream');
     const releases = mapping(part.release_aliases ?? {}, 'simplestream.release_aliases');
-    const releaseAliases = Object.entries(releases).map(([release, names]) => {
+    const named = few(Object.entries(releases), 'simplestream.release_aliases');
+    const releaseAliases = named.map(([release, names]) => {
       return [release, aliasList(names, `simplestream.release_aliases.${release}`)] as const;
     });
     return compact({
@@ -72,12 +84,12 @@ const productKeys = new Set(['os', 'release_title', 'aliases', 'requirements']);
 export function readProductYaml(text: string): Reading<Facts> {
   return reading(text, 'product.yaml', 'yaml-invalid', (document) => {
     for (const key of Object.keys(document)) {
-      if (!productKeys.has(key)) throw new Malformed(`it has the unknown key "${printable(key)}"`);
+      if (!productKeys.has(key)) throw new Malformed(`it has the unknown key "${key}"`);
     }
     return compact({
       os: optional(document.os, 'os'),
       releaseTitle: optional(document.release_title, 'release_title'),
-      aliases: document.aliases === undefined ? undefined : aliasList(document.aliases, 'aliases'),
+      aliases: isNone(document.aliases) ? undefined : aliasList(document.aliases, 'aliases'),
       requirements: requirementRules(document.requirements, 'requirements'),
     });
   });
@@ -106,7 +118,12 @@ export function readSums(text: string): Reading<Record<string, string>> {
 
 function sumsFault(reason: string): { fault: Fault } {
   return {
-    fault: { code: 'sums-invalid', reason, cure: 'write it with "sha256sum * > SHA256SUMS"' },
+    fault: {
+      code: 'sums-invalid',
+      reason,
+      // One that is there already would be among the files that it names.
+      cure: 'remove it, then write it with "sha256sum * > SHA256SUMS"',
+    },
   };
 }
 
@@ -123,41 +140,53 @@ function reading(
     return { value: read(mapping(parseYaml(text), 'the document')) };
   } catch (error) {
     if (!(error instanceof Malformed)) throw error;
-    const reason = `${name} cannot be used: ${error.message}`;
+    const { message } = error;
+    const shown = message.length > longestReason ? `${message.slice(0, longestReason)}…` : message;
+    const reason = printable(`${name} cannot be used: ${shown}`);
     return { fault: { code, reason, cure: `correct ${name}` } };
   }
 }
 
+/** YAML whose scalars stay as they are written: 22.10 is a release, not a number that equals 22.1. */
+const schema = FAILSAFE_SCHEMA.withTags(
+  nullCoreTag,
+  [boolCoreTag, intCoreTag, floatCoreTag].map(({ tagName }) =>
+    defineScalarTag(tagName, { resolve: (source) => source, identify: () => false }),
+  ),
+);
+
 function parseYaml(text: string): unknown {
+  const [document, ...more] = documentsOf(text);
+  if (more.length > 0) throw new Malformed('it has more than one document');
+  return document ?? {};
+}
+
+function documentsOf(text: string): unknown[] {
   try {
-    return load(text) ?? {};
+    return loadAll(text, { schema });
   } catch (error) {
     const [first = ''] = String(error instanceof Error ? error.message : error).split('\n');
-    throw new Malformed(`it is not YAML (${printable(first)})`);
+    throw new Malformed(`it is not YAML (${first})`);
   }
 }
 
 function mapping(value: unknown, what: string): Record<string, unknown> {
-  if (
-    typeof value === 'object' &&
-    value !== null &&
-    !Array.isArray(value) &&
-    !(value instanceof Date)
-  ) {
+  if (typeof value === 'object' && value !== null && !Array.isArray(value)) {
     return value as Record<string, unknown>;
   }
   throw new Malformed(`${what} is not a mapping`);
 }
 
 function optional(value: unknown, what: string): string | undefined {
-  if (value === undefined || value === null || value === '') return undefined;
-  return scalar(value, what);
+  return isNone(value) || value === '' ? undefined : scalar(value, what);
 }
 
-/** A YAML scalar as the string that simplestreams clients insist on. */
+function isNone(value: unknown): value is null | undefined {
+  return value === undefined || value === null;
+}
+
+/** A value as the string that simplestreams clients insist on. */
 function scalar(value: unknown, what: string): string {
-  if (typeof value === 'number' || typeof value === 'boolean') return String(value);
-  if (value instanceof Date) return value.toISOString().slice(0, 10);
   if (typeof value !== 'string') throw new Malformed(`${what} is not a text`);
   if (value.length > longestValue)
     throw new Malformed(`${what} is longer than ${longestValue} characters`);
@@ -167,7 +196,7 @@ function scalar(value: unknown, what: string): string {
 
 function aliasList(value: unknown, what: string): string[] {
   const list = Array.isArray(value) ? value : scalar(value, what).split(',');
-  return list.map((entry) => {
+  return few(list, what).map((entry) => {
     const alias = scalar(entry, what).trim();
     if (!isAlias(alias)) throw new Malformed(`${what} has "${alias}", which cannot be an alias`);
     return alias;
@@ -175,9 +204,9 @@ function aliasList(value: unknown, what: string): string[] {
 }
 
 function requirementRules(value: unknown, what: string): RequirementRule[] | undefined {
-  if (value === undefined || value === null) return undefined;
+  if (isNone(value)) return undefined;
   if (!Array.isArray(value)) return [{ values: requirementValues(value, what) }];
-  return value.map((entry) => {
+  return few(value, what).map((entry) => {
     const rule = mapping(entry, what);
     return compact({
       values: requirementValues(rule.requirements ?? {}, `${what}.requirements`),
@@ -189,16 +218,22 @@ function requirementRules(value: unknown, what: string): RequirementRule[] | und
 }
 
 function requirementValues(value: unknown, what: string): Record<string, string> {
-  const entries = Object.entries(mapping(value, what));
+  const entries = few(Object.entries(mapping(value, what)), what);
   return Object.fromEntries(
     entries.map(([key, entry]) => [scalar(key, what), scalar(entry, `${what}.${key}`)]),
   );
 }
 
 function nameList(value: unknown, what: string): string[] | undefined {
-  if (value === undefined || value === null) return undefined;
+  if (isNone(value)) return undefined;
   if (!Array.isArray(value)) throw new Malformed(`${what} is not a list`);
-  return value.map((entry) => scalar(entry, what));
+  return few(value, what).map((entry) => scalar(entry, what));
+}
+
+function few<T>(list: T[], what: string): T[] {
+  if (list.length > mostEntries)
+    throw new Malformed(`${what} has more than ${mostEntries} entries`);
+  return list;
 }
 
 type Defined<T> = { [K in keyof T]: Exclude<T[K], undefined> };

@@ -261,8 +261,8 @@ export function compareNames(a: string, b: string): number {
   return a < b ? -1 : a > b ? 1 : 0;
 }
 
-// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what must not get through
-const unprintable = /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufffd]/g;
+/** Control characters, halves of characters, and what turns the direction of a line or breaks it. */
+const unprintable = /[\p{Cc}\p{Cs}\u2028\u2029\u202a-\u202e\u2066-\u2069\ufffd]/gu;
 
 /** Whether `text` can stand in one line of a log or a document as it is. */
 export function isPrintable(text: string): boolean {

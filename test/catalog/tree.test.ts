@@ -278,6 +278,7 @@ describe('text for one line', () => {
     ['\u2028\u2029', '\\u2028\\u2029'],
     ['abc\u202ecba\u2066', 'abc\\u202ecba\\u2066'],
     ['\ufffd', '\\ufffd'],
+    ['a\ud800b\udfff', 'a\\ud800b\\udfff'],
   ];
   for (const [text, shown] of cases) {
     test(`is ${shown}`, () => {
