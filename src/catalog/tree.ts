@@ -72,6 +72,9 @@ const fixedRoles = new Map<string, FileRole>([
   ['incus.tar.xz', { kind: 'metadata', client: 'incus' }],
   ['lxd_combined.tar.gz', { kind: 'unified', client: 'lxd' }],
   ['incus_combined.tar.gz', { kind: 'unified', client: 'incus' }],
+  // Clients go by the type, and any other file has its name for one.
+  ['squashfs', { kind: 'root', ftype: 'squashfs' }],
+  ['disk-kvm.img.vcdiff', { kind: 'delta', ftype: 'disk-kvm.img.vcdiff', stem: 'disk-kvm.img' }],
   ['root.tar.xz', { kind: 'root', ftype: 'root.tar.xz' }],
   ['rootfs.tar.xz', { kind: 'root', ftype: 'root.tar.xz' }],
   ['disk-kvm.img', { kind: 'root', ftype: 'disk-kvm.img' }],
@@ -136,7 +139,6 @@ export type ProblemCode =
   | 'sums-missing'
   | 'sums-mismatch'
   | 'yaml-invalid'
-  | 'delta-base'
   | 'alias';
 
 /** What is wrong with one file: the reason and the cure, each a sentence without its full stop. */
@@ -210,6 +212,7 @@ export interface FileEntry {
 /** One `<version>` folder. */
 export interface VersionFolder {
   name: string;
+  /** Sorted by name. */
   files: FileEntry[];
   /** Names of unfinished uploads in it. */
   temporaries: string[];

@@ -210,6 +210,10 @@ describe('the role of a file', () => {
       'disk.20260101.qcow2.vcdiff',
       { kind: 'delta', ftype: 'disk-kvm.img.vcdiff', stem: 'disk.20260101' },
     ],
+    // Their types would be their own names, and clients would take them for these.
+    ['squashfs', { kind: 'root', ftype: 'squashfs' }],
+    ['squashfs.vcdiff', { kind: 'delta', ftype: 'squashfs.vcdiff', stem: 'squashfs' }],
+    ['disk-kvm.img.vcdiff', { kind: 'delta', ftype: 'disk-kvm.img.vcdiff', stem: 'disk-kvm.img' }],
     ['SHA256SUMS', { kind: 'sums' }],
     ['image.yaml', { kind: 'image-yaml' }],
     ['README', { kind: 'other' }],
