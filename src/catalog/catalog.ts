@@ -78,8 +78,8 @@ export interface ProductResult {
   product?: Product;
   /** Versions held back and files passed over, each with its reason. */
   problems: Problem[];
-  /** When a version that is still settling can be judged, in milliseconds since 1970. */
-  settlesAt?: number;
+  /** Whether a version waits for time to pass or for files to be read, and is to be judged again. */
+  pending: boolean;
 }
 
 /** One file to read, and what to look for in it. */
@@ -107,24 +107,21 @@ export interface DigestJob {
 export function catalogueProduct(folder: ProductFolder, options: CatalogueOptions): ProductResult {
   const problems = [...folder.problems];
   const complete: VersionFolder[] = [];
-  let settlesAt: number | undefined;
+  let pending = false;
   for (const version of folder.versions) {
     const verdict = judgeVersion(version, options);
-    if (verdict === 'complete') {
-      complete.push(version);
-      continue;
+    if (verdict === 'complete') complete.push(version);
+    else {
+      const path = `${productPath(folder)}/${version.name}`;
+      if (!isExplained(path, verdict.fault, folder.problems)) {
+        problems.push({ path, ...verdict.fault });
+      }
+      pending ||= verdict.settlesAt !== undefined || verdict.unread === true;
     }
-    const path = `${productPath(folder)}/${version.name}`;
-    if (!isExplained(path, verdict.fault, folder.problems))
-      problems.push({ path, ...verdict.fault });
-    if (verdict.settlesAt !== undefined)
-      settlesAt = Math.min(settlesAt ?? Infinity, verdict.settlesAt);
   }
   problems.push(...sideFileProblems(folder, complete));
-  const result: ProductResult = { problems };
-  if (complete.length > 0) result.product = buildProduct(folder, complete, options);
-  if (settlesAt !== undefined) result.settlesAt = settlesAt;
-  return result;
+  if (complete.length === 0) return { problems, pending };
+  return { product: buildProduct(folder, complete, options), problems, pending };
 }
 
 /** Whether a part is missing only because of something that the scan has reported in the version. */
@@ -162,26 +159,28 @@ export function settlingUntil(
 interface Obstacle {
   fault: Fault;
   settlesAt?: number;
+  unread?: true;
 }
 
 function judgeVersion(version: VersionFolder, options: CatalogueOptions): 'complete' | Obstacle {
-  const obstacle = obstacleInNames(version) ?? obstacleInTime(version, options);
-  if (obstacle !== undefined) return obstacle;
-  const fault = faultInContent(version);
-  return fault === undefined ? 'complete' : { fault };
+  return (
+    obstacleInNames(version) ??
+    obstacleInTime(version, options) ??
+    obstacleInContent(version) ??
+    'complete'
+  );
 }
 
 function unreadFiles(version: VersionFolder, options: CatalogueOptions): FileRequest[] {
-  if (obstacleInNames(version) !== undefined) return [];
+  if (obstacleInNames(version) !== undefined || knownFault(version) !== undefined) return [];
   const sums = version.files.find((file) => file.name === 'SHA256SUMS');
   if (sums !== undefined && isUnread(sums)) return [request(sums, 'sums')];
-  if (sumsFault(version, 'names') !== undefined) return [];
   if (obstacleInTime(version, options) !== undefined) return [];
-  if (!version.files.some((file) => isUnread(file) || lacksCombined(file, version))) return [];
+  if (!version.files.some((file) => needsReading(file, version))) return [];
   return version.files.map((file) => request(file, readingOf(roleOf(file.name))));
 }
 
-/** What the names and sizes alone show: an upload under way, a part missing, a part too much. */
+/** What names and sizes show: an upload under way, a part missing, a part too much. */
 function obstacleInNames(version: VersionFolder): Obstacle | undefined {
   if (!isVersionName(version.name)) {
     return held('date', 'its name does not start with a date, and clients skip such versions', {
@@ -194,7 +193,9 @@ function obstacleInNames(version: VersionFolder): Obstacle | undefined {
       cure: 'wait for it to end, or remove that file if it was given up',
     });
   }
-  return missingPart(version) ?? emptyPart(version) ?? doublePart(version);
+  return (
+    missingPart(version) ?? emptyPart(version) ?? doublePart(version) ?? missingListed(version)
+  );
 }
 
 function missingPart(version: VersionFolder): Obstacle | undefined {
@@ -233,11 +234,25 @@ function doublePart(version: VersionFolder): Obstacle | undefined {
   return undefined;
 }
 
+/** A file that SHA256SUMS, once it has been read, names in vain. */
+function missingListed(version: VersionFolder): Obstacle | undefined {
+  const sums = sumsOf(version);
+  if (sums === undefined) return undefined;
+  const names = new Set(version.files.map((file) => file.name));
+  const missing = Object.keys(sums).find((name) => !names.has(name));
+  if (missing === undefined) return undefined;
+  return held('sums-missing', `SHA256SUMS names ${missing}, which is not there`, {
+    cure: 'upload it, or take its line out of SHA256SUMS',
+  });
+}
+
 /** Files that nothing vouches for must have been left alone for the settle time. */
 function obstacleInTime(version: VersionFolder, options: CatalogueOptions): Obstacle | undefined {
   const sums = sumsOf(version);
   const touched = version.files
-    .filter((file) => sums === undefined || (!(file.name in sums) && file.name !== 'SHA256SUMS'))
+    .filter(
+      ({ name }) => sums === undefined || (!Object.hasOwn(sums, name) && name !== 'SHA256SUMS'),
+    )
     .reduce((latest, file) => Math.max(latest, file.touched), -Infinity);
   const age = options.now - touched;
   // A clock that was set back leaves times in the future: those files are as old as they can get.
@@ -249,48 +264,41 @@ function obstacleInTime(version: VersionFolder, options: CatalogueOptions): Obst
 }
 
 /** What reading the files has shown. */
-function faultInContent(version: VersionFolder): Fault | undefined {
-  for (const file of version.files) {
-    if (file.failure !== undefined) return file.failure;
-    // A faulty image.yaml costs its own words only; see sideFileProblems.
-    if (file.name !== 'image.yaml' && file.digest?.fault !== undefined) return file.digest.fault;
-  }
-  const missing = sumsFault(version, 'names');
-  if (missing !== undefined) return missing;
-  const unreadFile = version.files.find((file) => file.digest === undefined);
-  return unreadFile === undefined ? sumsFault(version, 'content') : unread(unreadFile);
+function obstacleInContent(version: VersionFolder): Obstacle | undefined {
+  const fault = knownFault(version);
+  if (fault !== undefined) return { fault };
+  const unread = version.files.find((file) => needsReading(file, version));
+  if (unread === undefined) return mismatch(version);
+  const obstacle = held('unreadable', `${unread.name} has not been read yet`, {
+    cure: 'run update again',
+  });
+  return { ...obstacle, unread: true };
 }
 
-function unread(file: FileEntry): Fault {
-  return {
-    code: 'unreadable',
-    reason: `${file.name} has not been read yet`,
-    cure: 'run update again',
-  };
+/** What is wrong with files that have been read, whatever the others may hold. */
+function knownFault(version: VersionFolder): Fault | undefined {
+  for (const { name, failure, digest } of version.files) {
+    if (failure !== undefined) return failure;
+    // A faulty image.yaml costs its own words only; see sideFileProblems.
+    if (roleOf(name).kind !== 'image-yaml' && digest?.fault !== undefined) return digest.fault;
+  }
+  return undefined;
 }
 
 function sumsOf(version: VersionFolder): Record<string, string> | undefined {
   return version.files.find((file) => file.name === 'SHA256SUMS')?.digest?.sums;
 }
 
-function sumsFault(version: VersionFolder, check: 'names' | 'content'): Fault | undefined {
-  const files = new Map(version.files.map((file) => [file.name, file]));
-  for (const [name, sha256] of Object.entries(sumsOf(version) ?? {})) {
-    const file = files.get(name);
-    if (file === undefined) {
-      const reason = `SHA256SUMS names ${name}, which is not there`;
-      return {
-        code: 'sums-missing',
-        reason,
-        cure: 'upload it, or take its line out of SHA256SUMS',
-      };
-    }
-    if (check === 'content' && file.digest?.sha256 !== sha256) {
-      const reason = `${name} does not have the digest that SHA256SUMS states`;
-      return { code: 'sums-mismatch', reason, cure: `upload ${name} again, or correct SHA256SUMS` };
-    }
-  }
-  return undefined;
+function mismatch(version: VersionFolder): Obstacle | undefined {
+  const sums = sumsOf(version) ?? {};
+  const different = version.files.find(
+    ({ name, digest }) => Object.hasOwn(sums, name) && sums[name] !== digest?.sha256,
+  );
+  if (different === undefined) return undefined;
+  const { name } = different;
+  return held('sums-mismatch', `${name} does not have the digest that SHA256SUMS states`, {
+    cure: `upload ${name} again, or correct SHA256SUMS`,
+  });
 }
 
 function held(code: Fault['code'], reason: string, options: { cure: string }): Obstacle {
@@ -316,6 +324,10 @@ function sideFileProblems(folder: ProductFolder, complete: VersionFolder[]): Pro
 
 function isUnread(file: FileEntry): boolean {
   return file.digest === undefined && file.failure === undefined;
+}
+
+function needsReading(file: FileEntry, version: VersionFolder): boolean {
+  return isUnread(file) || lacksCombined(file, version);
 }
 
 /** Whether `file` is a root whose fingerprint with one of the metadata files is not known. */
@@ -399,7 +411,11 @@ function requirementsOf(folder: ProductFolder, rules: RequirementRule[]): Record
 }
 
 function aliasesOf(folder: ProductFolder, facts: Facts): string[] {
-  const releases = [folder.release, ...(facts.releaseAliases?.[folder.release] ?? [])];
+  const { releaseAliases = {} } = facts;
+  const further = Object.hasOwn(releaseAliases, folder.release)
+    ? (releaseAliases[folder.release] ?? [])
+    : [];
+  const releases = [folder.release, ...further];
   const standard = releases.flatMap((release) => standardAliases({ ...folder, release }));
   return [...new Set([...standard, ...(facts.aliases ?? [])])];
 }
