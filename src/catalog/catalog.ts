@@ -525,20 +525,21 @@ function deltaBaseOf(
 }
 
 /**
- * Takes out products whose ID another one before them has: names may hold colons, so
- * `a:b/c/…` and `a/b:c/…` would both be `a:b:c:…`.
- *
- * @param products in product order.
+ * Takes out products whose ID another one has: names may hold colons, so `a:b/c/…` and `a/b:c/…`
+ * would both be `a:b:c:…`. The one whose path comes first stays, in whatever order they are given.
  */
 export function withoutTwins<T extends { head: ProductHead }>(
   products: readonly T[],
 ): { products: T[]; problems: Problem[] } {
   const owners = new Map<string, ProductHead>();
+  for (const { head } of products) {
+    const id = productId(head);
+    const owner = owners.get(id);
+    if (owner === undefined || productPath(head) < productPath(owner)) owners.set(id, head);
+  }
   const problems: Problem[] = [];
   const kept = products.filter(({ head }) => {
-    const id = productId(head);
-    const owner = owners.get(id) ?? head;
-    owners.set(id, owner);
+    const owner = owners.get(productId(head)) ?? head;
     if (owner !== head) problems.push(twinProblem(head, owner));
     return owner === head;
   });

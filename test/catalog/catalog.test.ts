@@ -9,6 +9,7 @@ import {
   type ProductHead,
   resolveAliases,
   settlingUntil,
+  withoutTwins,
 } from '../../src/catalog/catalog.js';
 import type {
   Facts,
@@ -1021,5 +1022,32 @@ describe('an alias that several products claim', () => {
         assert.equal(kept.length + problems.length, wanted.length);
       }),
     );
+  });
+});
+
+describe('products with one ID', () => {
+  const heads = [
+    aProduct({ env: 'a:b', release: 'c' }),
+    aProduct({ env: 'a', release: 'b:c' }),
+    aProduct({ env: 'a', release: 'd' }),
+  ].map((folder) => ({ head: headOf(folder) }));
+
+  test('are reported, and the one whose path comes first is published', () => {
+    const { products, problems } = withoutTwins(heads);
+    assert.deepEqual(products, [heads[1], heads[2]]);
+    assert.deepEqual(problems, [
+      {
+        path: 'a:b/c/amd64/default',
+        code: 'name',
+        reason: 'its product ID a:b:c:amd64:default is that of a/b:c/amd64/default as well',
+        cure: 'rename one of the folders: without colons above the version no two IDs are the same',
+      },
+    ]);
+  });
+
+  test('are told apart the same way in whatever order they come', () => {
+    const again = withoutTwins([...heads].reverse());
+    assert.deepEqual(again.products, [heads[2], heads[1]]);
+    assert.deepEqual(again.problems, withoutTwins(heads).problems);
   });
 });
