@@ -34,8 +34,8 @@ export function versionsText(versions: readonly Version[]): string {
   return `{${versions.map(versionText).join(',')}}}`;
 }
 
-// Written by hand: a JavaScript object would move a key like 20260103 to the front, and all that
-// stands here has the characters of names and digests, none of which JSON escapes.
+// Written by hand: a JavaScript object would move a key like 20260103 to the front. All that stands here
+// has the characters of names and digests, none of which JSON escapes, but for the folder in the path.
 function versionText(version: Version): string {
   const items = version.items.map((item) => `"${item.key}":${itemText(item)}`);
   return `"${version.name}":{"items":{${items.join(',')}}}`;
@@ -45,7 +45,7 @@ function itemText({ ftype, path, sha256, size, combined = {}, deltaBase }: Item)
   let text = '{';
   for (const field in combined) text += `"${field}":"${combined[field]}",`;
   if (deltaBase !== undefined) text += `"delta_base":"${deltaBase}",`;
-  return `${text}"ftype":"${ftype}","path":"${path}","sha256":"${sha256}","size":${size}}`;
+  return `${text}"ftype":"${ftype}","path":${JSON.stringify(path)},"sha256":"${sha256}","size":${size}}`;
 }
 
 /** What stands after the last product in `images.json`. */
