@@ -51,11 +51,11 @@ export function makeRecord(
   { folder, fingerprint }: Scanned,
   options: CatalogueOptions,
 ): ProductRecord {
-  const { product, problems, settlesAt } = catalogueProduct(folder, options);
+  const { product, problems, pending } = catalogueProduct(folder, options);
   const record: ProductRecord = {
     ...draftRecord({ folder, fingerprint }),
     // What waits for time to pass, or could not be read, is looked at again.
-    final: settlesAt === undefined && allFiles(folder).every(isLasting),
+    final: !pending && allFiles(folder).every(isLasting),
     totals: totalsOf(product),
     problems,
   };
@@ -79,7 +79,9 @@ export function draftRecord({ folder, fingerprint }: Scanned): ProductRecord {
 /** Gives the files of `folder` the digests in `known` that stand under their names and stamps. */
 export function recallDigests(folder: ProductFolder, known: KnownDigests): void {
   if (folder.yaml !== undefined) recall([folder.yaml], known['']);
-  for (const version of folder.versions) recall(version.files, known[version.name]);
+  for (const { name, files } of folder.versions) {
+    if (Object.hasOwn(known, name)) recall(files, known[name]);
+  }
 }
 
 /** The digests of `folder` that hold for as long as the stamps of their files do. */
