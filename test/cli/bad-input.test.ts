@@ -174,7 +174,7 @@ const cases: Case[] = [
     name: 'a SHA256SUMS that is none',
     arrange: async (root) =>
       addVersion(root, bad, { ...(await splitImage(bad)), SHA256SUMS: 'what?\n' }),
-    says: /line 1 of SHA256SUMS is not a SHA-256 digest and a file name; write it with "sha256sum/,
+    says: /line 1 of SHA256SUMS is not a SHA-256 digest and a file name; remove it, then write it with/,
   },
   {
     name: 'a version whose name has no date',
