@@ -40,15 +40,15 @@ export async function findMetadataYaml(
   try {
     for await (const chunk of unpack(head)) {
       unpacked += chunk.length;
-      if (unpacked > largestSearch) return tar.result ?? tooLarge();
+      if (unpacked > largestSearch) return tar.soFar() ?? tooLarge();
       tar.push(chunk);
-      if (tar.result !== undefined && (!whole || 'broken' in tar.result)) return tar.result;
+      const result = tar.soFar();
+      if (result !== undefined && (!whole || 'broken' in result)) return result;
     }
   } catch {
-    return whole ? { broken: 'is damaged or was cut short' } : (tar.result ?? { unknown: true });
+    return whole ? { broken: 'is damaged or was cut short' } : (tar.soFar() ?? { unknown: true });
   }
-  if (!whole) return tar.result ?? { unknown: true };
-  return tar.result ?? tar.end();
+  return whole ? tar.end() : (tar.soFar() ?? { unknown: true });
 }
 
 function tooLarge(): MetadataSearch {
@@ -61,18 +61,46 @@ type Unpacker = (head: Uint8Array) => AsyncIterable<Uint8Array> | Iterable<Uint8
 
 const plainTar: Unpacker = (head) => [head];
 
-const unpackers: readonly (readonly [magic: number[], Unpacker | undefined])[] = [
-  [[0x1f, 0x8b], gunzip],
-  [[0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00], unxz],
-  [[0x28, 0xb5, 0x2f, 0xfd], unzstd],
+interface Compression {
+  /** The first bytes of a file. */
+  magic: number[];
+  /** Absent where it is not read here. */
+  unpack?: Unpacker;
+  /** Whether the decoder is up to this file. Default: to every one. */
+  readable?: (head: Uint8Array) => boolean;
+}
+
+const compressions: readonly Compression[] = [
+  { magic: [0x1f, 0x8b], unpack: gunzip },
+  { magic: [0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00], unpack: unxz, readable: hasCommonCheck },
+  { magic: [0x28, 0xb5, 0x2f, 0xfd], unpack: unzstd, readable: hasCommonWindow },
   // bzip2 and lzma: rare, and not worth a library of their own. Such an image goes by its path.
-  [[0x42, 0x5a, 0x68], undefined],
-  [[0x5d, 0x00, 0x00], undefined],
+  { magic: [0x42, 0x5a, 0x68] },
+  { magic: [0x5d, 0x00, 0x00] },
 ];
 
 function unpackerFor(head: Uint8Array): Unpacker | undefined {
-  const known = unpackers.find(([magic]) => magic.every((byte, index) => head[index] === byte));
-  return known === undefined ? plainTar : known[1];
+  const known = compressions.find(({ magic }) =>
+    magic.every((byte, index) => head[index] === byte),
+  );
+  if (known === undefined) return plainTar;
+  return known.readable?.(head) === false ? undefined : known.unpack;
+}
+
+/** Whether an .xz file has a check that the decoder knows: none, CRC32 or CRC64, but not SHA-256. */
+function hasCommonCheck(head: Uint8Array): boolean {
+  return [0, 1, 4].includes((head[7] ?? 0) & 0x0f);
+}
+
+/** Every zstd decoder should take windows of this size (RFC 8878, 3.1.1.1.2); larger ones cost memory and time. */
+const largestWindow = 8 * 1024 * 1024;
+
+function hasCommonWindow(head: Uint8Array): boolean {
+  const [, , , , flags = 0, descriptor = 0] = head;
+  // A frame in a single segment has no window but its content, of which it states the size.
+  if ((flags & 0x20) !== 0) return true;
+  const base = 2 ** (10 + (descriptor >> 3));
+  return base + (base / 8) * (descriptor & 7) <= largestWindow;
 }
 
 async function* gunzip(head: Uint8Array): AsyncGenerator<Uint8Array> {
@@ -107,7 +135,8 @@ async function* unxz(head: Uint8Array): AsyncGenerator<Uint8Array> {
 function* unzstd(head: Uint8Array): Generator<Uint8Array> {
   let chunks: Uint8Array[] = [];
   const decoder = new Decompress((chunk) => chunks.push(chunk));
-  const step = 64 * 1024;
+  // Four bytes can stand for 128 KiB: of larger steps a bomb would fill the memory.
+  const step = 1024;
   for (let start = 0; start < head.length; start += step) {
     decoder.push(head.subarray(start, start + step), start + step >= head.length);
     yield* chunks;
@@ -120,26 +149,41 @@ const typeRegular = new Set(['0', '\0', '']);
 
 /** Reads a tar archive (POSIX.1-2001, `ustar`) piece by piece for one file: `metadata.yaml` at its top. */
 class TarSearch {
-  result: MetadataSearch | undefined;
+  #found: string | undefined;
+  #broken: string | undefined;
   #pending: Uint8Array = new Uint8Array(0);
   /** Bytes of the current entry that are still to be passed over. */
   #skip = 0;
   #entries = 0;
+  /** Size of the wanted file, while it is still to come. */
   #wanted: number | undefined;
+  /** Whether the block of zeros has come that stands behind the last entry. */
+  #ended = false;
 
   push(chunk: Uint8Array): void {
-    if (this.result !== undefined) return;
     const skipped = Math.min(this.#skip, chunk.length);
     this.#skip -= skipped;
-    if (skipped === chunk.length) return;
+    if (this.#isOver() || skipped === chunk.length) return;
     this.#pending = Buffer.concat([this.#pending, chunk.subarray(skipped)]);
-    while (this.result === undefined && this.#step());
+    while (!this.#isOver() && this.#step());
   }
 
-  /** What to say when the archive has ended. */
+  /** What can be said already. */
+  soFar(): MetadataSearch | undefined {
+    if (this.#broken !== undefined) return { broken: this.#broken };
+    return this.#found === undefined ? undefined : { found: this.#found };
+  }
+
+  /** What to say when nothing more comes. */
   end(): MetadataSearch {
-    if (this.#skip > 0 || this.#wanted !== undefined) return { broken: 'was cut short' };
-    return this.#entries === 0 ? { broken: 'is not a tar archive' } : { missing: true };
+    if (this.#broken !== undefined) return { broken: this.#broken };
+    if (this.#entries === 0) return { broken: 'is not a tar archive' };
+    if (!this.#ended) return { broken: 'was cut short' };
+    return this.soFar() ?? { missing: true };
+  }
+
+  #isOver(): boolean {
+    return this.#ended || this.#broken !== undefined;
   }
 
   /** Takes one header or the wanted file from what has come; false if more is needed. */
@@ -147,10 +191,13 @@ class TarSearch {
     if (this.#wanted !== undefined) return this.#takeWanted(this.#wanted);
     if (this.#pending.length < blockSize) return false;
     const header = this.#take(blockSize);
-    if (header.every((byte) => byte === 0)) return true;
+    if (header.every((byte) => byte === 0)) {
+      this.#ended = true;
+      return false;
+    }
     const size = readHeader(header);
     if (size === undefined) {
-      this.result = { broken: this.#entries === 0 ? 'is not a tar archive' : 'is damaged' };
+      this.#broken = this.#entries === 0 ? 'is not a tar archive' : 'is damaged';
       return false;
     }
     this.#entries++;
@@ -159,7 +206,7 @@ class TarSearch {
 
   #want(size: number): boolean {
     if (size > largestText) {
-      this.result = { broken: `has a metadata.yaml of more than ${largestText / 1024 / 1024} MiB` };
+      this.#broken = `has a metadata.yaml of more than ${largestText / 1024 / 1024} MiB`;
     }
     this.#wanted = size;
     return true;
@@ -167,8 +214,9 @@ class TarSearch {
 
   #takeWanted(size: number): boolean {
     if (this.#pending.length < size) return false;
-    this.result = { found: Buffer.from(this.#take(size)).toString('utf8') };
-    return false;
+    this.#found = Buffer.from(this.#pending.subarray(0, size)).toString('utf8');
+    this.#wanted = undefined;
+    return this.#passOver(size);
   }
 
   #passOver(size: number): boolean {
