@@ -29,51 +29,48 @@ export interface DigestingOptions {
   onSettle: () => void;
 }
 
-export interface DigestingResult {
-  /** The products, those that were waited for as they are now. */
-  products: Scanned[];
-  /** How many files were read. */
-  files: number;
-}
-
 /**
- * Reads the files of `scanned` that lack digests. Digests are put into the entries of the tree; they are
- * in place, as far as they got, when this throws as well.
+ * Reads the files of `products` that lack digests. Digests are put into the entries of the tree, and
+ * products that were waited for are replaced by what they are then; so it is, as far as it got, when this
+ * throws as well.
  *
+ * @returns how many files were read.
  * @throws ServerError INTERRUPTED when the signal aborts.
  */
 export async function digestProducts(
-  scanned: readonly Scanned[],
+  products: readonly Scanned[],
   options: DigestingOptions,
-): Promise<DigestingResult> {
-  const files = await digestAll(scanned, options);
-  const until = scanned.map(({ folder }) => settlingUntil(folder, options.catalogueOptions()) ?? 0);
-  const settling = scanned.filter((_product, index) => until[index] !== 0);
-  if (settling.length === 0) return { products: [...scanned], files };
+): Promise<number> {
+  const files = await digestAll(products, options);
+  const now = options.catalogueOptions();
+  const settling = products.filter(({ folder }) => settlingUntil(folder, now) !== undefined);
+  if (settling.length === 0) return files;
   options.onSettle();
-  await wait(Math.max(...until) - Date.now(), options.signal);
-  const again = await rescan(settling, options);
-  const more = await digestAll(again, options);
-  const settled = scanned.filter((_product, index) => until[index] === 0);
-  return { products: [...settled, ...again], files: files + more };
+  const until = settling.reduce(
+    (latest, { folder }) => Math.max(latest, settlingUntil(folder, now) ?? 0),
+    0,
+  );
+  await wait(until - now.now, options.signal);
+  await rescan(settling, options);
+  return files + (await digestAll(settling, options));
 }
 
 /** Looks at product folders once more; what was learned of their files is carried over. */
 async function rescan(
   products: readonly Scanned[],
   { pool, imagesDir }: DigestingOptions,
-): Promise<Scanned[]> {
+): Promise<void> {
   const requests = products.map(({ folder }): ScanRequest => {
     return { address: [folder.env, folder.release, folder.arch, folder.type] };
   });
   const again = await pool.scan(imagesDir, requests);
-  return again.flatMap(({ fingerprint, folder: json }, index) => {
-    const earlier = products[index];
-    if (earlier === undefined || json === undefined) return [];
+  for (const [index, product] of products.entries()) {
+    const { fingerprint, folder: json } = again[index] ?? {};
+    if (json === undefined) continue;
     const folder = JSON.parse(json) as ProductFolder;
-    recallDigests(folder, digestsOf(earlier.folder));
-    return [{ fingerprint, folder }];
-  });
+    recallDigests(folder, digestsOf(product.folder));
+    Object.assign(product, { fingerprint, folder });
+  }
 }
 
 async function digestAll(products: readonly Scanned[], options: DigestingOptions): Promise<number> {
@@ -131,7 +128,8 @@ function takeOver(result: DigestResult, files: readonly FileEntry[]): number {
 }
 
 async function wait(ms: number, signal: AbortSignal | undefined): Promise<void> {
-  await sleep(Math.max(0, ms), undefined, { ...(signal && { signal }) }).catch((error: unknown) => {
+  // Timers count whole milliseconds of another clock, and may so be one too early.
+  await sleep(ms + 2, undefined, { ...(signal && { signal }) }).catch((error: unknown) => {
     throwIfInterrupted(signal);
     throw error;
   });

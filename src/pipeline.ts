@@ -93,7 +93,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       const scanned = clock();
 
       const before = pool.bytesRead();
-      const digested = await digestProducts(scan.changed, {
+      const files = await digestProducts(scan.changed, {
         imagesDir,
         pool,
         catalogueOptions,
@@ -104,14 +104,17 @@ export function createPipeline(options: PipelineOptions): Pipeline {
         await store.save([...scan.unchanged, ...scan.changed.map(draftRecord)]);
         throw error;
       });
-      const read = { files: digested.files, bytes: pool.bytesRead() - before };
+      const read = { files, bytes: pool.bytesRead() - before };
       const digest = clock();
 
       onStage('publish', 0);
-      const changed = digested.products.map((product) => makeRecord(product, catalogueOptions()));
+      const changed = scan.changed.map((product) => makeRecord(product, catalogueOptions()));
       const all = [...scan.unchanged, ...changed].sort(byProductId);
       const { entries, aliases, problems } = admit(all);
-      const published = await publish(entries, aliases);
+      const published = await publish(entries, aliases).catch(async (error: unknown) => {
+        await store.save(all);
+        throw error;
+      });
       const publication = clock();
 
       const dropped = (records ?? (await known)).size > scan.unchanged.length;

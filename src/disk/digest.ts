@@ -33,6 +33,9 @@ export interface DigestResult {
   files: FileOutcome[];
 }
 
+/** What `onBytes` throws to leave a file in the middle. */
+export class Stopped extends Error {}
+
 /** How much of an archive is kept in memory to look for metadata.yaml, in bytes. */
 const largestHead = 8 * 1024 * 1024;
 
@@ -43,8 +46,9 @@ const buffer = Buffer.allocUnsafeSlow(256 * 1024);
  * Does `job`: reads each of its files that is not known yet.
  *
  * @param imagesDir absolute.
- * @param onBytes is told how many bytes have been read since the last call.
- * @returns an outcome for every file; a file that cannot be read is an outcome, never an exception.
+ * @param onBytes is told how many bytes have been read since the last call; may throw {@link Stopped}.
+ * @returns an outcome for every file, or for those read before the stop; a file that cannot be read is an
+ *   outcome, never an exception.
  */
 export async function runDigestJob(
   imagesDir: string,
@@ -62,12 +66,16 @@ export async function runDigestJob(
     known.length === metadata.length &&
     others.every((file) => file.read !== 'root' || isComplete(file, known));
   const files: FileOutcome[] = [];
-  // Known metadata is read again where the hash of a root has to go on from it.
-  for (const file of metadata)
-    files.push(reuse(allKnown ? file.known : undefined, file) ?? (await read(file)));
-  for (const file of others) {
-    const complete = isComplete(file, allKnown ? known : prefixes);
-    files.push(reuse(complete ? file.known : undefined, file) ?? (await read(file)));
+  try {
+    // Known metadata is read again where the hash of a root has to go on from it.
+    for (const file of metadata)
+      files.push(reuse(allKnown ? file.known : undefined, file) ?? (await read(file)));
+    for (const file of others) {
+      const complete = isComplete(file, allKnown ? known : prefixes);
+      files.push(reuse(complete ? file.known : undefined, file) ?? (await read(file)));
+    }
+  } catch (error) {
+    if (!(error instanceof Stopped)) throw error;
   }
   return { path: job.path, files };
 }
@@ -128,6 +136,7 @@ function readWhole(path: string, file: FileRequest, push: (chunk: Buffer) => voi
       if (!stat.isFile() || (stamp !== undefined && stampOf(stat) !== stamp)) throw new Changed();
       return stat;
     };
+    const began = BigInt(Date.now()) * 1_000_000n;
     const before = check();
     stamp ??= stampOf(before);
     let total = 0;
@@ -137,21 +146,22 @@ function readWhole(path: string, file: FileRequest, push: (chunk: Buffer) => voi
       total += length;
       push(length === buffer.length ? buffer : buffer.subarray(0, length));
     }
-    const { mtimeNs } = check();
+    check();
     if (total !== Number(before.size)) throw new Changed();
-    return isLasting(mtimeNs, BigInt(Date.now()) * 1_000_000n);
+    return isLasting(before.mtimeNs, began);
   } finally {
     closeSync(fd);
   }
 }
 
 /**
- * Whether a file modified at `mtimeNs` can no longer change within the same tick of the file system's
- * clock: ticks are some milliseconds, on file systems that keep whole seconds up to two seconds.
+ * Whether no change after `nowNs` can leave a file with `mtimeNs`, being in the same tick of the file
+ * system's clock: ticks are some milliseconds, on file systems that keep whole seconds up to two seconds.
  */
 function isLasting(mtimeNs: bigint, nowNs: bigint): boolean {
   const tick = mtimeNs % 1_000_000_000n === 0n ? 2_000_000_000n : 20_000_000n;
-  return nowNs - mtimeNs > tick;
+  const age = nowNs - mtimeNs;
+  return age > tick || age < -tick;
 }
 
 function failureOf(name: string, error: unknown): Fault {

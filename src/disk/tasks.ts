@@ -96,21 +96,18 @@ async function runDigestJobs(
   { imagesDir, jobs }: Extract<Task, { kind: 'digest' }>,
   shared: Shared,
 ): Promise<DigestResult[]> {
+  // Loaded when first needed: a run that finds nothing new has no use for parsers and decoders.
+  const { runDigestJob, Stopped } = await import('./digest.js');
+  const isStopped = () => Atomics.load(shared.stop, 0) !== 0;
   const onBytes = (bytes: number) => {
     Atomics.add(shared.bytes, 0, BigInt(bytes));
-    if (Atomics.load(shared.stop, 0) !== 0) throw new Stopped();
+    if (isStopped()) throw new Stopped();
   };
-  // Loaded when first needed: a run that finds nothing new has no use for parsers and decoders.
-  const { runDigestJob } = await import('./digest.js');
   const results: DigestResult[] = [];
-  try {
-    for (const job of jobs) results.push(await runDigestJob(imagesDir, job, onBytes));
-  } catch (error) {
-    // What was read before the stop is kept: the next run need not read it again.
-    if (!(error instanceof Stopped)) throw error;
+  for (const job of jobs) {
+    // What was read before a stop is kept: the next run need not read it again.
+    if (isStopped()) break;
+    results.push(await runDigestJob(imagesDir, job, onBytes));
   }
   return results;
 }
-
-/** Thrown to leave a file in the middle when the pool is told to stop. */
-class Stopped extends Error {}
