@@ -14,6 +14,7 @@ import {
   isVersionName,
   type Problem,
   type ProductFolder,
+  printable,
   productId,
   productPath,
   type RequirementRule,
@@ -113,7 +114,7 @@ export function catalogueProduct(folder: ProductFolder, options: CatalogueOption
     if (verdict === 'complete') complete.push(version);
     else {
       const path = `${productPath(folder)}/${version.name}`;
-      if (!isExplained(path, verdict.fault, folder.problems)) {
+      if (!isExplained(verdict.fault, path, folder.problems)) {
         problems.push({ path, ...verdict.fault });
       }
       pending ||= verdict.settlesAt !== undefined || verdict.unread === true;
@@ -122,12 +123,6 @@ export function catalogueProduct(folder: ProductFolder, options: CatalogueOption
   problems.push(...sideFileProblems(folder, complete));
   if (complete.length === 0) return { problems, pending };
   return { product: buildProduct(folder, complete, options), problems, pending };
-}
-
-/** Whether a part is missing only because of something that the scan has reported in the version. */
-function isExplained(path: string, { code }: Fault, problems: readonly Problem[]): boolean {
-  if (code !== 'metadata-missing' && code !== 'root-missing') return false;
-  return problems.some((problem) => problem.path === path || problem.path.startsWith(`${path}/`));
 }
 
 /** The files of `folder` that must be read before {@link catalogueProduct} can judge it, by folder. */
@@ -171,6 +166,16 @@ function judgeVersion(version: VersionFolder, options: CatalogueOptions): 'compl
   );
 }
 
+const hidingCodes = new Set<Fault['code']>(['unreadable', 'link', 'kind', 'name']);
+
+/** Whether what is missing is there, but could not be taken up, as one of `problems` says already. */
+function isExplained({ code }: Fault, path: string, problems: readonly Problem[]): boolean {
+  if (code !== 'metadata-missing' && code !== 'root-missing') return false;
+  return problems.some(
+    (problem) => hidingCodes.has(problem.code) && `${problem.path}/`.startsWith(`${path}/`),
+  );
+}
+
 function unreadFiles(version: VersionFolder, options: CatalogueOptions): FileRequest[] {
   if (obstacleInNames(version) !== undefined || knownFault(version) !== undefined) return [];
   const sums = version.files.find((file) => file.name === 'SHA256SUMS');
@@ -189,7 +194,7 @@ function obstacleInNames(version: VersionFolder): Obstacle | undefined {
   }
   const [temporary] = version.temporaries;
   if (temporary !== undefined) {
-    return held('uploading', `an upload into it has not ended (${temporary})`, {
+    return held('uploading', `an upload into it has not ended (${printable(temporary)})`, {
       cure: 'wait for it to end, or remove that file if it was given up',
     });
   }
@@ -332,7 +337,8 @@ function needsReading(file: FileEntry, version: VersionFolder): boolean {
 
 /** Whether `file` is a root whose fingerprint with one of the metadata files is not known. */
 function lacksCombined(file: FileEntry, version: VersionFolder): boolean {
-  if (file.digest === undefined || roleOf(file.name).kind !== 'root') return false;
+  if (file.digest === undefined || file.failure !== undefined) return false;
+  if (roleOf(file.name).kind !== 'root') return false;
   const { combined = {} } = file.digest;
   return metadataFiles(version).some(
     ({ digest }) => digest !== undefined && combined[digest.sha256] === undefined,
