@@ -114,9 +114,11 @@ async function release(folder: string, number: number): Promise<void> {
 async function readHolder(folder: string, number: number): Promise<Holder | 'free' | 'gone'> {
   try {
     const text = await readFile(pathOf(folder, number), 'utf8');
-    return text === '' ? 'free' : (JSON.parse(text) as Holder);
+    const holder = JSON.parse(text) as Partial<Holder> | null;
+    return Number.isSafeInteger(holder?.pid) ? (holder as Holder) : 'free';
   } catch (error) {
     if (systemCode(error) === 'ENOENT') return 'gone';
+    // Empty: released. Anything else that no lock writes: of a disk that lost it.
     if (error instanceof SyntaxError) return 'free';
     throw error;
   }
