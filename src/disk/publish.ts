@@ -2,14 +2,22 @@
  * Puts the documents in place: `images.json` before `index.json`, each with its `.gz`, each whole or
  * not at all, and not at all where the bytes are there already.
  */
-import { link, readdir, readFile, unlink } from 'node:fs/promises';
+import { readdir, readFile, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { constants, crc32, deflateRaw } from 'node:zlib';
 import { imagesHead, imagesTail } from '../catalog/streams.js';
 import { systemCode } from '../errors.js';
 import type { Logger } from '../log.js';
-import { isTemporaryOf, makeFolder, type StagedFile, stageFile, syncFolder } from './files.js';
+import {
+  isTemporaryOf,
+  makeFolder,
+  type StagedFile,
+  stageFile,
+  syncFolder,
+  writeError,
+  writeFileAtomically,
+} from './files.js';
 
 /** The two documents of a generation. */
 export interface Documents {
@@ -43,16 +51,16 @@ export function createPublisher({ streamsDir, gzip, log }: PublisherOptions): Pu
   return {
     async publish({ images, index }) {
       await makeFolder(streamsDir);
-      await sweep(streamsDir);
       const staged: Staged[] = [];
       try {
+        await sweep(streamsDir);
         await stage('images.json', images, staged);
         await stage('index.json', [index], staged);
         await commit(staged.filter(({ document }) => document === 'images.json'));
         await commit(staged.filter(({ document }) => document === 'index.json'));
       } catch (error) {
         await Promise.all(staged.map(({ file }) => file.discard()));
-        throw error;
+        throw systemCode(error) === undefined ? error : writeError(streamsDir, error);
       }
       return staged.map(({ name }) => name);
     },
@@ -80,18 +88,17 @@ export function createPublisher({ streamsDir, gzip, log }: PublisherOptions): Pu
       await add(`${document}.gz`, await compress(segments));
     }
     if (same) return;
-    if (document === 'images.json' && present !== undefined) await keepForeign(path, present);
-    await add(document, segments);
+    if (document === 'images.json' && present !== undefined) await keepForeign(present);
+    await add(document, content);
   }
 
   /** Keeps a document that this server did not write, or not to its end, under a hidden name. */
-  async function keepForeign(path: string, present: Buffer): Promise<void> {
+  async function keepForeign(present: Buffer): Promise<void> {
     const tail = present.subarray(-200).toString('utf8');
     const head = present.subarray(0, imagesHead.length).toString('utf8');
     if (head === imagesHead && imagesTail.test(tail)) return;
-    const kept = join(streamsDir, '.images.json.replaced');
-    await removeIfThere(kept);
-    await link(path, kept);
+    const kept = join(streamsDir, keptName);
+    await writeFileAtomically(kept, present);
     log.warn(
       { kept },
       'images.json was cut short or not written by this server; it is written anew',
@@ -105,9 +112,11 @@ interface Staged {
   file: StagedFile;
 }
 
+const keptName = '.images.json.replaced';
+
 /** Removes what a run that was killed has left. */
 async function sweep(streamsDir: string): Promise<void> {
-  const names = ['images.json', 'index.json', 'images.json.gz', 'index.json.gz'];
+  const names = ['images.json', 'index.json', 'images.json.gz', 'index.json.gz', keptName];
   for (const entry of await readdir(streamsDir)) {
     if (names.some((name) => isTemporaryOf(name, entry)))
       await removeIfThere(join(streamsDir, entry));
@@ -117,7 +126,7 @@ async function sweep(streamsDir: string): Promise<void> {
 async function readIfThere(path: string): Promise<Buffer | undefined> {
   return await readFile(path).catch((error: unknown) => {
     if (systemCode(error) === 'ENOENT') return undefined;
-    throw error;
+    throw writeError(path, error);
   });
 }
 
