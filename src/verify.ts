@@ -16,7 +16,7 @@ import {
 } from './catalog/published.js';
 import { compareNames, roleOf } from './catalog/tree.js';
 import type { FileOutcome } from './disk/digest.js';
-import { syncFolder } from './disk/files.js';
+import { syncFolder, writeError } from './disk/files.js';
 import type { Pool } from './disk/pool.js';
 import { ServerError, systemCode, systemText } from './errors.js';
 
@@ -25,8 +25,11 @@ export interface Damage {
   /** Relative to the root. */
   path: string;
   reason: string;
-  /** `document`: one of the documents is wrong. `gone`: a file is missing. `content`: it has other bytes. */
-  kind: 'document' | 'gone' | 'unreadable' | 'content';
+  /**
+   * `document`: what one of the documents says is wrong. `packed`: its compressed form is not that of it.
+   * `gone`: a file is missing. `content`: it has other bytes.
+   */
+  kind: 'document' | 'packed' | 'gone' | 'unreadable' | 'content';
 }
 
 export interface Verification {
@@ -71,30 +74,38 @@ export async function verifyTree(options: VerifyOptions): Promise<Verification> 
 }
 
 /**
- * Makes way for a publication that leaves out what is damaged: files with other bytes are set aside under
- * a hidden name beside their place, and compressed documents that are not the documents are removed.
- * No image file is deleted.
+ * Sets files with other bytes than published aside, under a hidden name beside their place, so that the
+ * next publication leaves their versions out. Nothing is deleted but compressed documents that are not what
+ * they should be: the next publication makes them anew.
  *
- * @returns the new paths of what was set aside, relative to the root.
+ * @returns the new paths, relative to the root.
+ * @throws ServerError DENIED or IO.
  */
-export async function clearDamage(root: string, damage: readonly Damage[]): Promise<string[]> {
+export async function setAside(root: string, damage: readonly Damage[]): Promise<string[]> {
   const moved: string[] = [];
   for (const { path, kind } of damage) {
-    if (kind === 'document' && path.endsWith('.gz')) await unlink(join(root, path));
-    if (kind !== 'content') continue;
-    const target = join(dirname(path), `.damaged-${basename(path)}`);
-    await rename(join(root, path), join(root, target));
-    await syncFolder(join(root, dirname(path)));
-    moved.push(target);
+    try {
+      if (kind === 'packed') await unlink(join(root, path));
+      if (kind === 'content') moved.push(await hide(root, path));
+    } catch (error) {
+      throw writeError(join(root, path), error);
+    }
   }
   return moved;
 }
 
+async function hide(root: string, path: string): Promise<string> {
+  const target = join(dirname(path), `.${basename(path)}.damaged`);
+  await rename(join(root, path), join(root, target));
+  await syncFolder(join(root, dirname(path)));
+  return target;
+}
+
 async function verifyDocuments(paths: VerifyOptions['paths']) {
   const damage: Damage[] = [];
-  const add = (name: string, reason: string) => {
+  const add = (name: string, reason: string, kind: Damage['kind'] = 'document') => {
     const path = relative(paths.root, join(paths.streams, name));
-    damage.push({ path, reason, kind: 'document' });
+    damage.push({ path, reason, kind });
   };
   const imagesBytes = await readDocument(paths.streams, 'images.json');
   const indexBytes = await readDocument(paths.streams, 'index.json');
@@ -120,7 +131,7 @@ async function verifyDocuments(paths: VerifyOptions['paths']) {
   ] as const) {
     const packed = await readDocument(paths.streams, `${name}.gz`);
     if (packed === undefined || bytes === undefined) continue;
-    if (!isPackedForm(packed, bytes)) add(`${name}.gz`, `is not ${name} compressed`);
+    if (!isPackedForm(packed, bytes)) add(`${name}.gz`, `is not ${name} compressed`, 'packed');
   }
   return { images, damage };
 }
@@ -145,7 +156,7 @@ async function readDocument(streamsDir: string, name: string): Promise<Buffer | 
   return readFile(path).catch((cause: unknown) => {
     if (systemCode(cause) === 'ENOENT') return undefined;
     throw new ServerError('DENIED', `Cannot read ${path}: ${systemText(cause)}`, {
-      hint: 'run the command as the user who owns it, or as root',
+      hint: 'Run the command as the user who owns it, or as root',
       cause,
     });
   });
@@ -153,7 +164,7 @@ async function readDocument(streamsDir: string, name: string): Promise<Buffer | 
 
 function nothingPublished(streamsDir: string): ServerError {
   return new ServerError('NOT_INITIALISED', `Nothing is published in ${streamsDir}`, {
-    hint: 'run "lxd-image-server init", or "lxd-image-server update"',
+    hint: 'Run "lxd-image-server init", or "lxd-image-server update"',
   });
 }
 
@@ -191,37 +202,35 @@ function jobOf(path: string, folder: Folder): DigestJob {
 }
 
 function damageOf(path: string, folder: Folder, outcomes: readonly FileOutcome[]): Damage[] {
-  const damage = outcomes.flatMap((outcome): Damage[] => {
-    const [item] = folder.get(outcome.name) ?? [];
-    const fault = faultOf(outcome, item);
-    return fault === undefined ? [] : [{ path: `${path}/${outcome.name}`, ...fault }];
+  const damaged = outcomes.flatMap((outcome): Damage[] => {
+    const place = `${path}/${outcome.name}`;
+    const { failure, digest } = outcome;
+    if (failure !== undefined) {
+      const kind = failure.code === 'gone' ? 'gone' : 'unreadable';
+      return [{ path: place, reason: failure.reason, kind }];
+    }
+    const other = folder.get(outcome.name)?.find(({ sha256 }) => sha256 !== digest?.sha256);
+    if (other === undefined) return [];
+    const reason = `has SHA-256 ${digest?.sha256}, published is ${other.sha256}`;
+    return [{ path: place, reason, kind: 'content' }];
   });
-  // Combined digests say something of the documents only where each file is as published.
-  return damage.length > 0 ? damage : combinedDamage(path, folder, outcomes);
-}
-
-function faultOf(
-  { failure, digest }: FileOutcome,
-  item: PublishedItem | undefined,
-): Omit<Damage, 'path'> | undefined {
-  if (failure !== undefined) {
-    return { reason: failure.reason, kind: failure.code === 'gone' ? 'gone' : 'unreadable' };
-  }
-  if (digest?.sha256 === item?.sha256) return undefined;
-  const reason = `its SHA-256 is ${digest?.sha256}, published is ${item?.sha256}`;
-  return { reason, kind: 'content' };
+  // Combined hashes say something of their own only where the files are as they should be.
+  return damaged.length > 0 ? damaged : combinedDamage(path, folder, outcomes);
 }
 
 function combinedDamage(path: string, folder: Folder, outcomes: readonly FileOutcome[]): Damage[] {
-  return [...folder].flatMap(([name, items]) =>
-    items.flatMap((item): Damage[] => {
-      const known = outcomes.flatMap(({ digest }) => digest?.combined?.[item.sha256] ?? []);
-      const wrong = Object.keys(item).find(
-        (field) => /^combined_.*sha256$/.test(field) && !known.includes(String(item[field])),
-      );
-      if (wrong === undefined) return [];
-      const reason = `its ${wrong} in images.json is not that of the files`;
-      return [{ path: `${path}/${name}`, reason, kind: 'document' }];
-    }),
+  return [...folder].flatMap(([name, items]): Damage[] => {
+    const field = items.map((item) => wrongCombined(item, outcomes)).find(Boolean);
+    if (field === undefined) return [];
+    const reason = `the ${field} published with it is not that of its files`;
+    return [{ path: `${path}/${name}`, reason, kind: 'document' }];
+  });
+}
+
+/** The field of `item` with a combined hash that no root of its folder has. */
+function wrongCombined(item: PublishedItem, outcomes: readonly FileOutcome[]): string | undefined {
+  const combined = new Set(outcomes.flatMap(({ digest }) => digest?.combined?.[item.sha256] ?? []));
+  return Object.keys(item).find(
+    (field) => /^combined_.*sha256$/.test(field) && !combined.has(String(item[field])),
   );
 }

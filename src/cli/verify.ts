@@ -1,7 +1,7 @@
 /** `verify`: reads every published file again and checks it. */
 import { createPool } from '../disk/pool.js';
 import { exitCodes } from '../errors.js';
-import { clearDamage, type Verification, verifyTree } from '../verify.js';
+import { setAside, type Verification, verifyTree } from '../verify.js';
 import type { Command } from './command.js';
 import { counted, formatBytes } from './format.js';
 import { createProgress } from './progress.js';
@@ -19,7 +19,7 @@ export async function verify(command: Command, options: VerifyCommandOptions): P
   for (const { path, reason } of result.damage) log.error({ path, reason }, 'damaged');
   const repaired = options.repair === true && result.damage.length > 0;
   if (repaired) {
-    const moved = await clearDamage(config.paths.root, result.damage);
+    const moved = await setAside(config.paths.root, result.damage);
     for (const path of moved) log.warn({ path }, 'set aside');
     await publishTree(command, {});
   }

@@ -89,7 +89,7 @@ export function createPublisher({ streamsDir, gzip, log }: PublisherOptions): Pu
     }
     if (same) return;
     if (document === 'images.json' && present !== undefined) await keepForeign(present);
-    await add(document, content);
+    await add(document, segments);
   }
 
   /** Keeps a document that this server did not write, or not to its end, under a hidden name. */
@@ -98,7 +98,7 @@ export function createPublisher({ streamsDir, gzip, log }: PublisherOptions): Pu
     const head = present.subarray(0, imagesHead.length).toString('utf8');
     if (head === imagesHead && imagesTail.test(tail)) return;
     const kept = join(streamsDir, keptName);
-    await writeFileAtomically(kept, present);
+    await writeFileAtomically(kept, [present]);
     log.warn(
       { kept },
       'images.json was cut short or not written by this server; it is written anew',

@@ -338,13 +338,13 @@ describe('verify', () => {
         await writeFile(file, content);
         await utimes(file, atime, mtime);
       },
-      says: /20260101\/rootfs\.squashfs: its SHA-256 is [0-9a-f]{64}, published is [0-9a-f]{64}/,
+      says: /20260101\/rootfs\.squashfs: has SHA-256 [0-9a-f]{64}, published is [0-9a-f]{64}/,
       kept: ['20260102'],
     },
     {
       name: 'a truncated file',
       damage: (root) => truncate(join(root, older, 'rootfs.squashfs'), 500),
-      says: /20260101\/rootfs\.squashfs: its SHA-256 is/,
+      says: /20260101\/rootfs\.squashfs: has SHA-256/,
       kept: ['20260102'],
     },
     {
@@ -395,7 +395,7 @@ describe('verify', () => {
           text.replace(/(combined_squashfs_sha256":")[0-9a-f]{8}/, '$100000000'),
         );
       },
-      says: /20260101\/lxd\.tar\.xz: its combined_squashfs_sha256 in images\.json is not that of the files/,
+      says: /20260101\/lxd\.tar\.xz: the combined_squashfs_sha256 published with it is not that of its files/,
       kept: ['20260101', '20260102'],
     },
   ];
@@ -424,7 +424,7 @@ describe('verify', () => {
     await appendFile(file, 'x');
     const content = await readFile(file);
     await runCli(['verify', '--repair', '--config', config]);
-    const aside = join(root, older, '.damaged-rootfs.squashfs');
+    const aside = join(root, older, '.rootfs.squashfs.damaged');
     assert.deepEqual(await readFile(aside), content);
     await rename(aside, file);
     await truncate(file, content.length - 1);
