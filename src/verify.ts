@@ -156,7 +156,7 @@ async function readDocument(streamsDir: string, name: string): Promise<Buffer | 
   return readFile(path).catch((cause: unknown) => {
     if (systemCode(cause) === 'ENOENT') return undefined;
     throw new ServerError('DENIED', `Cannot read ${path}: ${systemText(cause)}`, {
-      hint: 'Run the command as the user who owns it, or as root',
+      hint: 'run the command as the user who owns it, or as root',
       cause,
     });
   });
@@ -164,7 +164,7 @@ async function readDocument(streamsDir: string, name: string): Promise<Buffer | 
 
 function nothingPublished(streamsDir: string): ServerError {
   return new ServerError('NOT_INITIALISED', `Nothing is published in ${streamsDir}`, {
-    hint: 'Run "lxd-image-server init", or "lxd-image-server update"',
+    hint: 'run "lxd-image-server init", or "lxd-image-server update"',
   });
 }
 
