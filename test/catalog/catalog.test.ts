@@ -247,6 +247,35 @@ describe('a version is held back', () => {
     );
   });
 
+  const spoken: [at: string, code: ProblemCode, explained: boolean][] = [
+    ['20260103', 'unreadable', true],
+    ['20260103/lxd.tar.xz', 'unreadable', true],
+    ['20260103/lxd.tar.xz', 'link', true],
+    ['20260103/lxd.tar.xz', 'kind', true],
+    ['20260103/l d.tar.xz', 'name', true],
+    ['20260103/folder', 'misplaced', false],
+    ['20260103_2', 'unreadable', false],
+    ['20260103_2/lxd.tar.xz', 'unreadable', false],
+  ];
+  for (const [at, code, explained] of spoken) {
+    const title = explained ? 'without another word' : 'with its own reason';
+    test(`${title}, where the scan has reported "${code}" at ${at} and a part is missing`, () => {
+      const version = aVersion('20260103', { files: ['rootfs.squashfs'] });
+      const problem = { ...someFault, code, path: `${path}/${at}` };
+      const folder = aProduct({ versions: [version], problems: [problem] });
+      assert.deepEqual(
+        catalogueProduct(folder, settled).problems.map((each) => each.code),
+        explained ? [code] : [code, 'metadata-missing'],
+      );
+    });
+  }
+
+  test('in one line, whatever the name of an upload', () => {
+    const version = aVersion('20260103', { temporaries: ['a\nb.part'] });
+    const [problem] = catalogueProduct(aProduct({ versions: [version] }), settled).problems;
+    assert.equal(problem?.reason, 'an upload into it has not ended (a\\u000ab.part)');
+  });
+
   test('beside what the scan has found', () => {
     const problem = { ...someFault, path: `${path}/x y` };
     const folder = aProduct({ problems: [problem] });
