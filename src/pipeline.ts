@@ -23,7 +23,7 @@ import { compareNames, type Problem, type ProductFolder } from './catalog/tree.j
 import { digestProducts } from './digesting.js';
 import type { Pool } from './disk/pool.js';
 import { createPublisher } from './disk/publish.js';
-import { createRecordStore, type Records } from './disk/record-store.js';
+import { createRecordStore, type Kept } from './disk/record-store.js';
 import type { ScanRequest } from './disk/tasks.js';
 import { ServerError, systemCode, systemText } from './errors.js';
 import type { Logger } from './log.js';
@@ -81,15 +81,16 @@ export function createPipeline(options: PipelineOptions): Pipeline {
   const store = createRecordStore({ stateDir: paths.state, imagesDir: paths.images, prefix, log });
   const publisher = createPublisher({ streamsDir: paths.streams, gzip: options.publish.gzip, log });
   const buildImages = createImagesDocumentBuilder();
-  let records: Records | undefined;
+  let last: Kept | undefined;
 
   return {
     async run({ signal, onStage = () => {} } = {}) {
       const clock = stopwatch();
       onStage('scan', 0);
       const imagesDir = await imagesFolder(paths.images);
-      const known = records ?? (rebuild ? new Map() : store.load());
-      const scan = await scanTree(imagesDir, known);
+      const keeping: Kept | Promise<Kept> =
+        last ?? (rebuild ? { records: new Map() } : store.load());
+      const scan = await scanTree(imagesDir, keeping);
       const scanned = clock();
 
       const before = pool.bytesRead();
@@ -111,15 +112,20 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       const changed = scan.changed.map((product) => makeRecord(product, catalogueOptions()));
       const all = [...scan.unchanged, ...changed].sort(byProductId);
       const { entries, aliases, problems } = admit(all);
-      const published = await publish(entries, aliases).catch(async (error: unknown) => {
-        await store.save(all);
-        throw error;
-      });
+      const kept = await keeping;
+      const isNew = changed.length > 0 || kept.records.size > all.length;
+      const inPlace = !isNew && kept.documents === (await publisher.present());
+      const published = inPlace
+        ? []
+        : await publish(entries, aliases).catch(async (error: unknown) => {
+            await store.save(all);
+            throw error;
+          });
       const publication = clock();
 
-      const dropped = (records ?? (await known)).size > scan.unchanged.length;
-      records = new Map(all.map((record) => [record.path, record]));
-      if (changed.length > 0 || dropped) await store.save(all);
+      const documents = inPlace ? kept.documents : await publisher.present();
+      last = { records: new Map(all.map((record) => [record.path, record])), documents };
+      if (!inPlace) await store.save(all, documents);
       return {
         products: entries.length,
         ...sumTotals(all),
@@ -132,13 +138,13 @@ export function createPipeline(options: PipelineOptions): Pipeline {
   };
 
   /** The tree now: records of the products that are as they were, and the others with what is known of their files. */
-  async function scanTree(imagesDir: string, known: Records | Promise<Records>) {
+  async function scanTree(imagesDir: string, keeping: Kept | Promise<Kept>) {
     const { products: addresses, problems } = await pool
       .listProducts(imagesDir)
       .catch((error: unknown) => {
         throw systemCode(error) ? imagesFolderError(imagesDir, error) : error;
       });
-    const records = await known;
+    const { records } = await keeping;
     const requests = addresses.map((address): ScanRequest => {
       const record = records.get(address.join('/'));
       return { address, known: record?.final === true ? record.fingerprint : undefined };

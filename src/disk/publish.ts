@@ -2,7 +2,7 @@
  * Puts the documents in place: `images.json` before `index.json`, each with its `.gz`, each whole or
  * not at all, and not at all where the bytes are there already.
  */
-import { readdir, readFile, unlink } from 'node:fs/promises';
+import { readdir, readFile, stat, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { constants, crc32, deflateRaw } from 'node:zlib';
@@ -18,6 +18,7 @@ import {
   writeError,
   writeFileAtomically,
 } from './files.js';
+import { stampOf } from './stamp.js';
 
 /** The two documents of a generation. */
 export interface Documents {
@@ -35,6 +36,8 @@ export interface Publisher {
    * @throws ServerError DISK_FULL, DENIED or IO; then the documents are what they were.
    */
   publish(documents: Documents): Promise<string[]>;
+  /** The files of the documents as they are now: equal texts mean that nothing has replaced them. */
+  present(): Promise<string>;
 }
 
 export interface PublisherOptions {
@@ -63,6 +66,13 @@ export function createPublisher({ streamsDir, gzip, log }: PublisherOptions): Pu
         throw systemCode(error) === undefined ? error : writeError(streamsDir, error);
       }
       return staged.map(({ name }) => name);
+    },
+    async present() {
+      const stamps = documentNames.map(async (name) => {
+        const found = await stat(join(streamsDir, name), { bigint: true }).catch(() => undefined);
+        return found === undefined ? `no ${name}` : `${name} ${stampOf(found)}`;
+      });
+      return [streamsDir, gzip ? 'gzip' : 'plain', ...(await Promise.all(stamps))].join('\n');
     },
   };
 
@@ -112,11 +122,12 @@ interface Staged {
   file: StagedFile;
 }
 
+const documentNames = ['images.json', 'index.json', 'images.json.gz', 'index.json.gz'];
 const keptName = '.images.json.replaced';
 
 /** Removes what a run that was killed has left. */
 async function sweep(streamsDir: string): Promise<void> {
-  const names = ['images.json', 'index.json', 'images.json.gz', 'index.json.gz', keptName];
+  const names = [...documentNames, keptName];
   for (const entry of await readdir(streamsDir)) {
     if (names.some((name) => isTemporaryOf(name, entry)))
       await removeIfThere(join(streamsDir, entry));

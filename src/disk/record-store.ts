@@ -1,7 +1,7 @@
 /**
  * Keeps the records of products in one file of the state folder.
  *
- * A line with a check sum, then for each product a line of JSON, which states how many bytes of digests
+ * A line with a check sum, a line on the documents, then for each product a line of JSON, which states how many bytes of digests
  * and of versions follow it. It only saves time: damaged or missing, all files are read again.
  */
 import { createHash } from 'node:crypto';
@@ -16,11 +16,19 @@ import { makeFolder, writeFileAtomically } from './files.js';
 
 export type Records = Map<string, ProductRecord>;
 
+/** What is kept from one run to the next. */
+export interface Kept {
+  /** By path. */
+  records: Records;
+  /** The documents that were made of these records, as {@link Publisher.present} told them. */
+  documents?: string | undefined;
+}
+
 export interface RecordStore {
-  /** The records by path; none, with a warning, where the file is damaged. */
-  load(): Promise<Records>;
-  /** Keeps `records` in place of what was kept. A failure is logged: it costs nothing but time. */
-  save(records: Iterable<ProductRecord>): Promise<void>;
+  /** What is kept; nothing, with a warning, where the file is damaged. */
+  load(): Promise<Kept>;
+  /** Keeps this in place of what was kept. A failure is logged: it costs nothing but time. */
+  save(records: Iterable<ProductRecord>, documents?: string): Promise<void>;
 }
 
 export interface RecordStoreOptions {
@@ -40,10 +48,10 @@ export function createRecordStore(options: RecordStoreOptions): RecordStore {
   const file = join(stateDir, `records-${key}`);
   return {
     load: () => load(file, log),
-    async save(records) {
+    async save(records, documents) {
       try {
         await makeFolder(stateDir, 0o750);
-        await writeFileAtomically(file, encode(records), { mode: 0o640 });
+        await writeFileAtomically(file, encode(records, documents), { mode: 0o640 });
       } catch (err) {
         log.warn({ err }, 'digests cannot be kept; the next run reads the files again');
       }
@@ -51,29 +59,31 @@ export function createRecordStore(options: RecordStoreOptions): RecordStore {
   };
 }
 
-async function load(file: string, log: Logger): Promise<Records> {
+async function load(file: string, log: Logger): Promise<Kept> {
   let bytes: Buffer;
   try {
     bytes = await readFile(file);
   } catch (err) {
     if (systemCode(err) !== 'ENOENT')
       log.warn({ err }, 'kept digests cannot be read; files are read again');
-    return new Map();
+    return { records: new Map() };
   }
-  const records = decode(bytes);
-  if (records === undefined) log.warn({ file }, 'kept digests are damaged; files are read again');
-  return records ?? new Map();
+  const kept = decode(bytes);
+  if (kept === undefined) log.warn({ file }, 'kept digests are damaged; files are read again');
+  return kept ?? { records: new Map() };
 }
 
 const magic = 'lxd-image-server records';
+/** Of this file, and of the records in it. */
+const format = `2.${recordFormat}`;
 
 interface Line extends Omit<ProductRecord, 'digests' | 'entry'> {
   head?: ProductHead;
   sizes: [digests: number, versions: number];
 }
 
-function encode(records: Iterable<ProductRecord>): Buffer[] {
-  const parts: Buffer[] = [];
+function encode(records: Iterable<ProductRecord>, documents?: string): Buffer[] {
+  const parts: Buffer[] = [Buffer.from(`${JSON.stringify({ documents })}\n`)];
   for (const { digests, entry, ...rest } of records) {
     const versions = entry?.versions ?? Buffer.alloc(0);
     const line: Line = { ...rest, sizes: [digests.length, versions.length] };
@@ -81,22 +91,24 @@ function encode(records: Iterable<ProductRecord>): Buffer[] {
     parts.push(Buffer.from(`${JSON.stringify(line)}\n`), digests, versions);
   }
   const sum = parts.reduce((crc, part) => crc32(part, crc), 0);
-  return [Buffer.from(`${magic} ${recordFormat} ${sum}\n`), ...parts];
+  return [Buffer.from(`${magic} ${format} ${sum}\n`), ...parts];
 }
 
-/** The records of a file; none where an older version wrote it, `undefined` where it is damaged. */
-function decode(bytes: Buffer): Records | undefined {
+/** What a file keeps; nothing where an older version wrote it, `undefined` where it is damaged. */
+function decode(bytes: Buffer): Kept | undefined {
   const end = bytes.indexOf('\n');
-  const [name, format, sum] = bytes.toString('latin1', 0, end).split(/ (?=\d)/);
+  const [name, writtenAs, sum] = bytes.toString('latin1', 0, end).split(/ (?=\d)/);
   if (name !== magic) return undefined;
-  if (format !== String(recordFormat)) return new Map();
+  if (writtenAs !== format) return { records: new Map() };
   const body = bytes.subarray(end + 1);
   return sum === String(crc32(body)) ? decodeBody(body) : undefined;
 }
 
-function decodeBody(body: Buffer): Records {
+function decodeBody(body: Buffer): Kept {
   const records: Records = new Map();
-  for (let at = 0; at < body.length; ) {
+  const start = body.indexOf('\n') + 1;
+  const { documents } = JSON.parse(body.toString('utf8', 0, start)) as Pick<Kept, 'documents'>;
+  for (let at = start; at < body.length; ) {
     const end = body.indexOf('\n', at);
     const { sizes, head, ...rest } = JSON.parse(body.toString('utf8', at, end)) as Line;
     const digestsEnd = end + 1 + sizes[0];
@@ -105,5 +117,5 @@ function decodeBody(body: Buffer): Records {
     if (head !== undefined) record.entry = { head, versions: body.subarray(digestsEnd, at) };
     records.set(record.path, record);
   }
-  return records;
+  return { records, documents };
 }
