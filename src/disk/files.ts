@@ -29,9 +29,11 @@ export async function stageFile(
 ): Promise<StagedFile> {
   const temporary = join(dirname(path), temporaryName(basename(path)));
   const discard = () => unlink(temporary).catch(ignoreMissing);
+  const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL;
+  const handle = await open(temporary, flags, mode).catch((error: unknown) => {
+    throw writeError(path, error);
+  });
   try {
-    const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL;
-    const handle = await open(temporary, flags, mode);
     await withHandle(handle, async () => {
       await writeAll(handle, content);
       await handle.sync();
