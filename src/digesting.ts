@@ -8,7 +8,7 @@ import {
   type DigestJob,
   missingDigests,
   settlingUntil,
-} from './catalog/catalog.js';
+} from './catalog/completeness.js';
 import { digestsOf, recallDigests, type Scanned } from './catalog/record.js';
 import { type FileEntry, type ProductFolder, productPath } from './catalog/tree.js';
 import type { DigestResult } from './disk/digest.js';

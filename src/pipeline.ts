@@ -3,13 +3,10 @@
  */
 import { realpath, stat } from 'node:fs/promises';
 import { join, relative } from 'node:path';
-import {
-  type CatalogueOptions,
-  type ProductHead,
-  resolveAliases,
-  withoutTwins,
-} from './catalog/catalog.js';
+import { resolveAliases, withoutTwins } from './catalog/aliases.js';
+import type { CatalogueOptions } from './catalog/completeness.js';
 import { createImagesDocumentBuilder, type ProductEntry } from './catalog/images-document.js';
+import type { ProductHead } from './catalog/product.js';
 import {
   draftRecord,
   makeRecord,
@@ -90,55 +87,29 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       const imagesDir = await imagesFolder(paths.images);
       const keeping: Kept | Promise<Kept> =
         last ?? (rebuild ? { records: new Map() } : store.load());
-      const scan = await scanTree(imagesDir, keeping);
-      const scanned = clock();
+      const tree = await scan(imagesDir, keeping);
+      const ms = { scan: clock(), digest: 0, publish: 0 };
 
-      const before = pool.bytesRead();
-      const files = await digestProducts(scan.changed, {
-        imagesDir,
-        pool,
-        catalogueOptions,
-        signal,
-        onDigest: (bytes) => onStage('digest', bytes),
-        onSettle: () => onStage('settle', 0),
-      }).catch(async (error: unknown) => {
-        await store.save([...scan.unchanged, ...scan.changed.map(draftRecord)]);
-        throw error;
-      });
-      const read = { files, bytes: pool.bytesRead() - before };
-      const digest = clock();
+      const read = await digest(tree, { imagesDir, signal, onStage });
+      ms.digest = clock();
 
       onStage('publish', 0);
-      const changed = scan.changed.map((product) => makeRecord(product, catalogueOptions()));
-      const all = [...scan.unchanged, ...changed].sort(byProductId);
-      const { entries, aliases, problems } = admit(all);
+      const changed = tree.changed.map((product) => makeRecord(product, catalogueOptions()));
+      const records = [...tree.unchanged, ...changed].sort(byProductId);
+      const admitted = admit(records);
       const kept = await keeping;
-      const isNew = changed.length > 0 || kept.records.size > all.length;
-      const inPlace = !isNew && kept.documents === (await publisher.present());
-      const published = inPlace
-        ? []
-        : await publish(entries, aliases).catch(async (error: unknown) => {
-            await store.save(all);
-            throw error;
-          });
-      const publication = clock();
+      const published = await publish(admitted, { records, changed, kept });
+      ms.publish = clock();
+      if (last !== kept) await store.save(records, last?.documents);
 
-      const documents = inPlace ? kept.documents : await publisher.present();
-      last = { records: new Map(all.map((record) => [record.path, record])), documents };
-      if (!inPlace) await store.save(all, documents);
-      return {
-        products: entries.length,
-        ...sumTotals(all),
-        read,
-        published,
-        problems: [...scan.problems, ...all.flatMap((record) => record.problems), ...problems],
-        ms: { scan: scanned, digest, publish: publication },
-      };
+      const ofRecords = records.flatMap((record) => record.problems);
+      const problems = [...tree.problems, ...ofRecords, ...admitted.problems];
+      const products = admitted.entries.length;
+      return { products, ...sumTotals(records), read, published, problems, ms };
     },
   };
 
-  /** The tree now: records of the products that are as they were, and the others with what is known of their files. */
-  async function scanTree(imagesDir: string, keeping: Kept | Promise<Kept>) {
+  async function scan(imagesDir: string, keeping: Kept | Promise<Kept>): Promise<Scan> {
     const { products: addresses, problems } = await pool
       .listProducts(imagesDir)
       .catch((error: unknown) => {
@@ -164,16 +135,50 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     return { unchanged, changed, problems };
   }
 
-  async function publish(
-    products: readonly ProductEntry[],
-    aliases: ReadonlyMap<ProductHead, readonly string[]>,
-  ): Promise<string[]> {
-    const heads = products.map(({ head }) => head);
-    const updated = newest(heads);
-    return publisher.publish({
-      images: buildImages({ products, aliases, updated }),
-      index: Buffer.from(indexText(heads, { updated, path: indexPath })),
+  /** Reads what is missing, and keeps what was learned also where that comes to an early end. */
+  async function digest(
+    { changed, unchanged }: Scan,
+    context: Required<Pick<RunOptions, 'onStage'>> & {
+      imagesDir: string;
+      signal: AbortSignal | undefined;
+    },
+  ): Promise<RunResult['read']> {
+    const { onStage } = context;
+    const before = pool.bytesRead();
+    const files = await digestProducts(changed, {
+      ...context,
+      pool,
+      catalogueOptions,
+      onDigest: (bytes) => onStage('digest', bytes),
+      onSettle: () => onStage('settle', 0),
+    }).catch(async (error: unknown) => {
+      await store.save([...unchanged, ...changed.map(draftRecord)]);
+      throw error;
     });
+    return { files, bytes: pool.bytesRead() - before };
+  }
+
+  /** Publishes, unless nothing has changed and the documents are the ones made of these very records. */
+  async function publish(
+    { entries, aliases }: Admitted,
+    { records, changed, kept }: { records: ProductRecord[]; changed: ProductRecord[]; kept: Kept },
+  ): Promise<string[]> {
+    const isNew = changed.length > 0 || kept.records.size > records.length;
+    if (!isNew && kept.documents === (await publisher.present())) {
+      last = kept;
+      return [];
+    }
+    const heads = entries.map(({ head }) => head);
+    const updated = newest(heads);
+    const index = Buffer.from(indexText(heads, { updated, path: indexPath }));
+    const images = buildImages({ products: entries, aliases, updated });
+    const published = await publisher.publish({ images, index }).catch(async (error: unknown) => {
+      await store.save(records);
+      throw error;
+    });
+    const documents = await publisher.present();
+    last = { records: new Map(records.map((record) => [record.path, record])), documents };
+    return published;
   }
 
   function catalogueOptions(): CatalogueOptions {
@@ -181,8 +186,23 @@ export function createPipeline(options: PipelineOptions): Pipeline {
   }
 }
 
+/** What the tree is now, against what is known of it. */
+interface Scan {
+  /** Of the products that are as they were. */
+  unchanged: ProductRecord[];
+  /** The others, with the digests that are still good. */
+  changed: Scanned[];
+  problems: Problem[];
+}
+
+interface Admitted {
+  entries: ProductEntry[];
+  aliases: ReadonlyMap<ProductHead, readonly string[]>;
+  problems: Problem[];
+}
+
 /** What is published of `records`, in product order, and who keeps which alias. */
-function admit(records: readonly ProductRecord[]) {
+function admit(records: readonly ProductRecord[]): Admitted {
   const { products, problems: twins } = withoutTwins(records.flatMap(({ entry }) => entry ?? []));
   const { aliases, problems } = resolveAliases(products.map(({ head }) => head));
   return { entries: products, aliases, problems: [...twins, ...problems] };

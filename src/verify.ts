@@ -5,7 +5,7 @@
 import { readFile, rename, unlink } from 'node:fs/promises';
 import { basename, dirname, join, relative } from 'node:path';
 import { gunzipSync } from 'node:zlib';
-import type { DigestJob, FileRequest } from './catalog/catalog.js';
+import type { DigestJob, FileRequest } from './catalog/completeness.js';
 import {
   DocumentError,
   type PublishedImages,

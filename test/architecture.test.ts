@@ -139,7 +139,7 @@ new Worker(new URL('./worker.js', import.meta.url));`;
     ];
     assert.deepEqual(importsOf('x/y.ts', text), expected);
     const some = sources.find(({ path }) => path === 'pipeline.ts');
-    assert.ok(some?.imports.includes('catalog/catalog.ts'));
+    assert.ok(some?.imports.includes('catalog/record.ts'));
   });
 
   for (const { path, imports } of sources) {

@@ -2,7 +2,7 @@
  * `images.json` in segments: products of one environment and release make one, and a segment whose
  * products are as before is the very same Buffer. So work that is kept by segment follows change.
  */
-import type { ProductHead } from './catalog.js';
+import type { ProductHead } from './product.js';
 import { imagesEnd, imagesHead, productText } from './streams.js';
 
 /** A product as the document takes it: what it is, and its versions as `streams.ts` writes them. */

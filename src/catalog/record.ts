@@ -2,8 +2,10 @@
  * What is remembered of a product from one run to the next: its digests, and what came of them.
  * A record only saves work; it can be made again from the tree at any time. Pure.
  */
-import { type CatalogueOptions, catalogueProduct, type Product } from './catalog.js';
+import { catalogueProduct } from './catalog.js';
+import type { CatalogueOptions } from './completeness.js';
 import type { ProductEntry } from './images-document.js';
+import type { Product } from './product.js';
 import { versionsText } from './streams.js';
 import {
   type FileDigest,

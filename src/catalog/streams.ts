@@ -2,7 +2,7 @@
  * Products as simplestreams documents: `index.json` (index:1.0) and `images.json` (products:1.0),
  * as LXD (`shared/simplestreams`) and Incus read them. Pure: the same products give the same bytes.
  */
-import type { Item, ProductHead, Version } from './catalog.js';
+import type { Item, ProductHead, Version } from './product.js';
 import { productId } from './tree.js';
 
 /** The entry of `index.json` that leads to `images.json`. */

@@ -4,7 +4,7 @@
  */
 import { createHash, type Hash } from 'node:crypto';
 import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
-import type { DigestJob, FileRequest } from '../catalog/catalog.js';
+import type { DigestJob, FileRequest } from '../catalog/completeness.js';
 import {
   largestText,
   type Reading,

@@ -1,7 +1,7 @@
 /** The pool of worker threads in which all scanning and hashing takes place, so that the main thread stays free. */
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
-import type { DigestJob } from '../catalog/catalog.js';
+import type { DigestJob } from '../catalog/completeness.js';
 import type { DigestResult } from './digest.js';
 import type { ProductList } from './scan.js';
 import type { Reply, ScannedProduct, ScanRequest, Shared, Task, TaskResults } from './tasks.js';

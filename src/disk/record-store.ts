@@ -8,7 +8,7 @@ import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
-import type { ProductHead } from '../catalog/catalog.js';
+import type { ProductHead } from '../catalog/product.js';
 import { type ProductRecord, recordFormat } from '../catalog/record.js';
 import { systemCode } from '../errors.js';
 import type { Logger } from '../log.js';

@@ -1,7 +1,7 @@
 /** What the threads of the pool do, and the messages that pass between them and the pool. */
 import { createHash } from 'node:crypto';
 import { parentPort, workerData } from 'node:worker_threads';
-import type { DigestJob } from '../catalog/catalog.js';
+import type { DigestJob } from '../catalog/completeness.js';
 import { type ProductFolder, productPath } from '../catalog/tree.js';
 import { systemCode } from '../errors.js';
 import type { DigestResult } from './digest.js';

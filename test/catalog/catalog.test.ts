@@ -1,16 +1,14 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
+import { resolveAliases, withoutTwins } from '../../src/catalog/aliases.js';
+import { catalogueProduct } from '../../src/catalog/catalog.js';
 import {
   type CatalogueOptions,
-  catalogueProduct,
-  type Item,
   missingDigests,
-  type ProductHead,
-  resolveAliases,
   settlingUntil,
-  withoutTwins,
-} from '../../src/catalog/catalog.js';
+} from '../../src/catalog/completeness.js';
+import type { Item, ProductHead } from '../../src/catalog/product.js';
 import type {
   Facts,
   FileEntry,
@@ -468,7 +466,6 @@ describe('what must be read', () => {
             name: 'a.squashfs',
             stamp: 'stamp of a.squashfs',
             read: 'root',
-            ftype: 'squashfs',
           },
           { ...wanted, name: 'image.yaml', stamp: 'stamp of image.yaml', read: 'image-yaml' },
           {

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
-import { catalogueProduct, resolveAliases } from '../../src/catalog/catalog.js';
+import { resolveAliases } from '../../src/catalog/aliases.js';
+import { catalogueProduct } from '../../src/catalog/catalog.js';
 import {
   createImagesDocumentBuilder,
   type ImagesDocumentBuilder,

@@ -1,15 +1,10 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
-import {
-  catalogueProduct,
-  type Item,
-  type Product,
-  type ProductHead,
-  resolveAliases,
-  type Version,
-} from '../../src/catalog/catalog.js';
+import { resolveAliases } from '../../src/catalog/aliases.js';
+import { catalogueProduct } from '../../src/catalog/catalog.js';
 import { createImagesDocumentBuilder } from '../../src/catalog/images-document.js';
+import type { Item, Product, ProductHead, Version } from '../../src/catalog/product.js';
 import { parseImages, parseIndex } from '../../src/catalog/published.js';
 import {
   imagesEnd,

@@ -3,11 +3,11 @@
  * ever added, some get a new version each time, and the number can be told from any of the documents.
  */
 import { createHash } from 'node:crypto';
-import type { ProductHead } from '../../src/catalog/catalog.js';
 import {
   createImagesDocumentBuilder,
   type ProductEntry,
 } from '../../src/catalog/images-document.js';
+import type { ProductHead } from '../../src/catalog/product.js';
 import { indexText, versionsText } from '../../src/catalog/streams.js';
 import { compareNames, productId } from '../../src/catalog/tree.js';
 import type { Documents } from '../../src/disk/publish.js';

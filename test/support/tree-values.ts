@@ -3,7 +3,7 @@
  * What a test does not name has a value with which the version is complete and published.
  */
 import { createHash } from 'node:crypto';
-import type { CatalogueOptions, DigestJob, FileRequest } from '../../src/catalog/catalog.js';
+import type { CatalogueOptions, DigestJob, FileRequest } from '../../src/catalog/completeness.js';
 import {
   byName,
   type Fault,
