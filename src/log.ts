@@ -4,6 +4,7 @@
  */
 import picocolors from 'picocolors';
 import { type DestinationStream, type Logger as PinoLogger, pino } from 'pino';
+import { ServerError, systemText } from './errors.js';
 
 export const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
 export type LogLevel = (typeof logLevels)[number];
@@ -20,13 +21,15 @@ export interface LoggerOptions {
   format: 'json' | 'text';
   /** Whether `text` lines may use colour. Default: no. */
   colour?: boolean;
-  /** Where the lines go. Default: standard error. */
+  /** Where the lines go, absolute; made, with its folder, where it is missing. Default: standard error. */
+  file?: string;
+  /** In place of a file, for tests. */
   destination?: DestinationStream;
 }
 
-/** A pino logger that writes to `options.destination` in the form asked for. */
+/** A pino logger that writes in the form asked for. @throws ServerError DENIED where the file cannot be written. */
 export function createLogger(options: LoggerOptions): PinoLogger {
-  const out = options.destination ?? pino.destination({ dest: 2, sync: true });
+  const out = options.destination ?? openDestination(options.file);
   const target =
     options.format === 'json'
       ? out
@@ -35,6 +38,17 @@ export function createLogger(options: LoggerOptions): PinoLogger {
     { level: options.level, base: null, timestamp: pino.stdTimeFunctions.isoTime },
     target,
   );
+}
+
+function openDestination(file: string | undefined): DestinationStream {
+  try {
+    return pino.destination({ dest: file ?? 2, mkdir: file !== undefined, sync: true });
+  } catch (cause) {
+    throw new ServerError('DENIED', `Cannot write the log ${file}: ${systemText(cause)}`, {
+      hint: 'set logging.file to a file that this user may write, or to ""',
+      cause,
+    });
+  }
 }
 
 type Colour = 'gray' | 'green' | 'yellow' | 'red';

@@ -8,6 +8,7 @@ import { CommanderError } from 'commander';
 import type { Verb } from './cli/command.js';
 import { createProgram, type GlobalOptions, type PathOptions, withDashes } from './cli/program.js';
 import { exitCodeFor, exitCodes, ServerError } from './errors.js';
+import type { LoggerOptions } from './log.js';
 
 process.exitCode = await main(process.argv.slice(2));
 
@@ -55,7 +56,11 @@ async function run<Options extends object>(
   }
   const { stderr, stdout, env } = process;
   const plain = env.NO_COLOR !== undefined && env.NO_COLOR !== '';
-  const log = createLogger({ level, format: 'text', colour: stderr.isTTY && !plain });
+  const log = createLogger({
+    level,
+    ...logTarget(options, config.logging.file),
+    colour: stderr.isTTY && !plain,
+  });
   for (const warning of loaded.warnings) log.warn(warning);
   return verb(
     {
@@ -69,6 +74,16 @@ async function run<Options extends object>(
     },
     options,
   );
+}
+
+/** Servers log as JSON, to the file that is configured, but readably to a terminal; commands to whoever runs them. */
+function logTarget(
+  { service }: GlobalOptions,
+  file: string,
+): Pick<LoggerOptions, 'format' | 'file'> {
+  if (service !== true) return { format: 'text' };
+  if (file !== '') return { format: 'json', file };
+  return { format: process.stderr.isTTY ? 'text' : 'json' };
 }
 
 /** A signal that aborts at SIGINT or SIGTERM; a second one ends the process at once. */

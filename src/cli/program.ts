@@ -12,6 +12,8 @@ export interface GlobalOptions {
   logLevel?: string;
   verbose?: boolean;
   json?: boolean;
+  /** Whether the verb runs until it is told to end; set by the verb, not on the command line. */
+  service?: boolean;
 }
 
 /** Folders on the command line. */
@@ -47,6 +49,7 @@ export function createProgram({ version, execute }: ProgramOptions): Program {
     name: string,
     description: string,
     load: () => Promise<Verb<Options>>,
+    { service = false } = {},
   ): Program => {
     const command = program.command(name).description(description).exitOverride();
     addGlobalOptions(command);
@@ -54,7 +57,7 @@ export function createProgram({ version, execute }: ProgramOptions): Program {
       .option('--root-dir <folder>', 'folder that holds images and streams')
       .option('--img-dir <folder>', 'folder of the images')
       .option('--streams-dir <folder>', 'folder of the documents, streams/v1');
-    return command.action(() => execute(load, command.optsWithGlobals<Options>()));
+    return command.action(() => execute(load, { ...command.optsWithGlobals<Options>(), service }));
   };
 
   verb<InitOptions>(
@@ -75,6 +78,7 @@ export function createProgram({ version, execute }: ProgramOptions): Program {
     'serve',
     'serve images and documents over HTTPS',
     async () => (await import('./serve.js')).serve,
+    { service: true },
   )
     .option('--listen <address>', 'address and port, as in the configuration')
     .option('--ssl-dir <folder>', 'folder of nginx.key and nginx.crt');
