@@ -150,14 +150,35 @@ function ignoreMissing(error: unknown): void {
 }
 
 async function isAlive(holder: Holder): Promise<boolean> {
-  const now = await describe(holder.pid).catch(() => undefined);
-  return now?.started === holder.started && now.boot === holder.boot;
+  const fields = await statOf(holder.pid).catch(() => undefined);
+  if (fields === undefined || isZombie(fields)) return false;
+  return fields.started === holder.started && holder.boot === (await bootId());
 }
 
 async function describe(pid: number): Promise<Holder> {
+  const { started } = await statOf(pid);
+  return { pid, started, boot: await bootId() };
+}
+
+/** Whether the process has ended, all threads of it, and its parent has not taken note of that yet. */
+function isZombie({ state, threads }: ProcessStat): boolean {
+  return state === 'Z' && threads <= 1;
+}
+
+interface ProcessStat {
+  state: string;
+  threads: number;
+  started: string;
+}
+
+/** What proc(5) tells of a process. @throws the system error where it is not there. */
+async function statOf(pid: number): Promise<ProcessStat> {
   const stat = await readFile(`/proc/${pid}/stat`, 'utf8');
   // The second field is the program's name in brackets and may hold anything, brackets too.
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  const boot = await readFile('/proc/sys/kernel/random/boot_id', 'utf8');
-  return { pid, started: fields[19] ?? '', boot: boot.trim() };
+  return { state: fields[0] ?? '', threads: Number(fields[17]), started: fields[19] ?? '' };
+}
+
+async function bootId(): Promise<string> {
+  return (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
 }

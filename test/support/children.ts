@@ -72,7 +72,7 @@ const parts = {
   async hold(root: string) {
     await acquireLock(root);
     say('holding');
-    process.on('message', () => {});
+    setInterval(() => {}, 60_000);
   },
 
   /** Adds 1 to the number in `counter` as many times as `turns` says, each time under the lock. */
