@@ -15,7 +15,10 @@ import {
   productPath,
 } from './tree.js';
 
-/** Raised whenever the same tree and digests would give another record: older ones are then not used. */
+/**
+ * Raised whenever the same tree and digests would give another record, or records are kept in another way:
+ * older ones are then not used.
+ */
 export const recordFormat = 1;
 
 /** `[name, stamp, digest]` of files, by version; those of the product folder itself under ''. */

@@ -1,6 +1,6 @@
 /** Files written so that a reader, and a crash at any moment, sees the old content or the new, never a mixture. */
 import { randomBytes } from 'node:crypto';
-import { constants, type FileHandle, mkdir, open, rename, unlink } from 'node:fs/promises';
+import { constants, type FileHandle, mkdir, open, readdir, rename, unlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { ServerError, systemCode, systemText } from '../errors.js';
 
@@ -28,7 +28,7 @@ export async function stageFile(
   { mode = 0o644 }: StageOptions = {},
 ): Promise<StagedFile> {
   const temporary = join(dirname(path), temporaryName(basename(path)));
-  const discard = () => unlink(temporary).catch(ignoreMissing);
+  const discard = () => removeIfThere(temporary);
   const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL;
   const handle = await open(temporary, flags, mode).catch((error: unknown) => {
     throw writeError(path, error);
@@ -83,8 +83,23 @@ export async function makeFolder(folder: string, mode = 0o755): Promise<void> {
   });
 }
 
+/**
+ * Removes what {@link stageFile} has left of files called `names` in `folder` where it was killed. Whoever
+ * still writes one of them would lose it.
+ */
+export async function removeTemporaries(folder: string, names: readonly string[]): Promise<void> {
+  for (const entry of await readdir(folder)) {
+    if (names.some((name) => isTemporaryOf(name, entry))) await removeIfThere(join(folder, entry));
+  }
+}
+
+/** Removes a file that may be gone already. */
+export async function removeIfThere(path: string): Promise<void> {
+  await unlink(path).catch(ignoreMissing);
+}
+
 /** The pattern of names that {@link stageFile} gives: `.images.json.a1b2c3`. */
-export function isTemporaryOf(name: string, candidate: string): boolean {
+function isTemporaryOf(name: string, candidate: string): boolean {
   return (
     candidate.startsWith(`.${name}.`) && /^[0-9a-f]{6}$/.test(candidate.slice(name.length + 2))
   );

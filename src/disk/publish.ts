@@ -2,7 +2,7 @@
  * Puts the documents in place: `images.json` before `index.json`, each with its `.gz`, each whole or
  * not at all, and not at all where the bytes are there already.
  */
-import { readdir, readFile, stat, unlink } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { constants, crc32, deflateRaw } from 'node:zlib';
@@ -10,8 +10,9 @@ import { imagesHead, imagesTail } from '../catalog/streams.js';
 import { systemCode } from '../errors.js';
 import type { Logger } from '../log.js';
 import {
-  isTemporaryOf,
   makeFolder,
+  removeIfThere,
+  removeTemporaries,
   type StagedFile,
   stageFile,
   syncFolder,
@@ -56,7 +57,7 @@ export function createPublisher({ streamsDir, gzip, log }: PublisherOptions): Pu
       await makeFolder(streamsDir);
       const staged: Staged[] = [];
       try {
-        await sweep(streamsDir);
+        await removeTemporaries(streamsDir, [...documentNames, keptName]);
         await stage('images.json', images, staged);
         await stage('index.json', [index], staged);
         await commit(staged.filter(({ document }) => document === 'images.json'));
@@ -125,25 +126,10 @@ interface Staged {
 const documentNames = ['images.json', 'index.json', 'images.json.gz', 'index.json.gz'];
 const keptName = '.images.json.replaced';
 
-/** Removes what a run that was killed has left. */
-async function sweep(streamsDir: string): Promise<void> {
-  const names = [...documentNames, keptName];
-  for (const entry of await readdir(streamsDir)) {
-    if (names.some((name) => isTemporaryOf(name, entry)))
-      await removeIfThere(join(streamsDir, entry));
-  }
-}
-
 async function readIfThere(path: string): Promise<Buffer | undefined> {
   return await readFile(path).catch((error: unknown) => {
     if (systemCode(error) === 'ENOENT') return undefined;
     throw writeError(path, error);
-  });
-}
-
-async function removeIfThere(path: string): Promise<void> {
-  await unlink(path).catch((error: unknown) => {
-    if (systemCode(error) !== 'ENOENT') throw error;
   });
 }
 

@@ -6,13 +6,13 @@
  */
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import type { ProductHead } from '../catalog/product.js';
 import { type ProductRecord, recordFormat } from '../catalog/record.js';
 import { systemCode } from '../errors.js';
 import type { Logger } from '../log.js';
-import { makeFolder, writeFileAtomically } from './files.js';
+import { makeFolder, removeTemporaries, writeFileAtomically } from './files.js';
 
 export type Records = Map<string, ProductRecord>;
 
@@ -51,6 +51,7 @@ export function createRecordStore(options: RecordStoreOptions): RecordStore {
     async save(records, documents) {
       try {
         await makeFolder(stateDir, 0o750);
+        await removeTemporaries(stateDir, [basename(file)]);
         await writeFileAtomically(file, encode(records, documents), { mode: 0o640 });
       } catch (err) {
         log.warn({ err }, 'digests cannot be kept; the next run reads the files again');
@@ -74,8 +75,7 @@ async function load(file: string, log: Logger): Promise<Kept> {
 }
 
 const magic = 'lxd-image-server records';
-/** Of this file, and of the records in it. */
-const format = `2.${recordFormat}`;
+const header = new RegExp(`^${magic} (\\d+) (\\d+)$`);
 
 interface Line extends Omit<ProductRecord, 'digests' | 'entry'> {
   head?: ProductHead;
@@ -91,15 +91,15 @@ function encode(records: Iterable<ProductRecord>, documents?: string): Buffer[] 
     parts.push(Buffer.from(`${JSON.stringify(line)}\n`), digests, versions);
   }
   const sum = parts.reduce((crc, part) => crc32(part, crc), 0);
-  return [Buffer.from(`${magic} ${format} ${sum}\n`), ...parts];
+  return [Buffer.from(`${magic} ${recordFormat} ${sum}\n`), ...parts];
 }
 
 /** What a file keeps; nothing where an older version wrote it, `undefined` where it is damaged. */
 function decode(bytes: Buffer): Kept | undefined {
   const end = bytes.indexOf('\n');
-  const [name, writtenAs, sum] = bytes.toString('latin1', 0, end).split(/ (?=\d)/);
-  if (name !== magic) return undefined;
-  if (writtenAs !== format) return { records: new Map() };
+  const [, format, sum] = header.exec(bytes.toString('latin1', 0, end)) ?? [];
+  if (format === undefined) return undefined;
+  if (format !== String(recordFormat)) return { records: new Map() };
   const body = bytes.subarray(end + 1);
   return sum === String(crc32(body)) ? decodeBody(body) : undefined;
 }
