@@ -64,15 +64,16 @@ export function createPool({ threads = Math.max(2, availableParallelism()) } = {
     await Promise.all(ended.map((worker) => worker.close()));
   };
 
-  /** Has all threads take tasks from `tasks` until none is left. */
+  /** Has all threads take tasks from `tasks` until none is left, or one has failed. */
   const share = async <T extends Task>(
     tasks: Iterator<T>,
     done: (task: T, result: TaskResults[T['kind']]) => void,
   ) => {
+    let failed = false;
     // A thread has its next task before its last result is looked at, so that it never waits for that.
     const work = async (worker: Thread) => {
       const startNext = () => {
-        const { done, value: task } = tasks.next();
+        const { done, value: task } = failed ? { done: true } : tasks.next();
         return done === true ? undefined : { task: task as T, result: worker.run(task as T) };
       };
       for (let current = startNext(); current !== undefined; ) {
@@ -82,7 +83,15 @@ export function createPool({ threads = Math.max(2, availableParallelism()) } = {
         current = next;
       }
     };
-    await Promise.all(workers().map(work));
+    const ends = workers().map((worker) =>
+      work(worker).catch((error: unknown) => {
+        failed = true;
+        throw error;
+      }),
+    );
+    // A thread that is still at work would give its result to whoever asks it next.
+    await Promise.allSettled(ends);
+    await Promise.all(ends);
   };
 
   return {
