@@ -152,7 +152,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       onDigest: (bytes) => onStage('digest', bytes),
       onSettle: () => onStage('settle', 0),
     }).catch(async (error: unknown) => {
-      await store.save([...unchanged, ...changed.map(draftRecord)]);
+      await keep([...unchanged, ...changed.map(draftRecord)]);
       throw error;
     });
     return { files, bytes: pool.bytesRead() - before };
@@ -173,12 +173,18 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     const index = Buffer.from(indexText(heads, { updated, path: indexPath }));
     const images = buildImages({ products: entries, aliases, updated });
     const published = await publisher.publish({ images, index }).catch(async (error: unknown) => {
-      await store.save(records);
+      await keep(records);
       throw error;
     });
     const documents = await publisher.present();
-    last = { records: new Map(records.map((record) => [record.path, record])), documents };
+    last = { records: byPath(records), documents };
     return published;
+  }
+
+  /** Has the next run go on from here, of this pipeline and of others, where the documents are not up to date. */
+  async function keep(records: readonly ProductRecord[]): Promise<void> {
+    last = { records: byPath(records) };
+    await store.save(records);
   }
 
   function catalogueOptions(): CatalogueOptions {
@@ -237,6 +243,10 @@ function imagesFolderError(path: string, cause: unknown): ServerError {
   }
   const hint = 'run the command as the user who owns it, or as root';
   return new ServerError('DENIED', message, { hint, cause });
+}
+
+function byPath(records: readonly ProductRecord[]): Kept['records'] {
+  return new Map(records.map((record) => [record.path, record]));
 }
 
 function byProductId(a: ProductRecord, b: ProductRecord): number {

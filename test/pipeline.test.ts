@@ -1,0 +1,590 @@
+import assert from 'node:assert/strict';
+import { existsSync } from 'node:fs';
+import {
+  chmod,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  rm,
+  stat,
+  symlink,
+  truncate,
+  utimes,
+  writeFile,
+} from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, describe, type TestContext, test } from 'node:test';
+import { parseImages } from '../src/catalog/published.js';
+import { createPool, type Pool } from '../src/disk/pool.js';
+import { createPipeline, type PipelineOptions, type Stage } from '../src/pipeline.js';
+import { kill, said, startChild } from './support/children.js';
+import { run } from './support/command.js';
+import {
+  addVersion,
+  type Files,
+  metadataArchive,
+  sha256,
+  splitImage,
+  squashfs,
+  writeFiles,
+  writeSums,
+} from './support/image-tree.js';
+import { type LogEvent, memoryLog } from './support/memory-log.js';
+import { temporaryFolder } from './support/temporary.js';
+
+const pool = createPool({ threads: 2 });
+after(() => pool.close());
+
+const all = ['images.json.gz', 'images.json', 'index.json.gz', 'index.json'];
+/** Long enough ago for a file's stamp to be relied upon, in seconds since 1970. */
+const longAgo = 1_767_225_600;
+
+interface Site {
+  root: string;
+  options: PipelineOptions;
+  events: LogEvent[];
+  /** One run of a new pipeline, which knows what is kept in the state folder. */
+  update: () => ReturnType<ReturnType<typeof createPipeline>['run']>;
+}
+
+type Changes = Omit<Partial<PipelineOptions>, 'paths'> & { settle?: number };
+
+function siteIn(root: string, { settle = 0, ...changes }: Changes = {}): Site {
+  const { log, events } = memoryLog();
+  const [images, streams, state] = ['images', 'streams/v1', 'state'].map((name) =>
+    join(root, name),
+  );
+  const paths = { root, images, streams, state } as PipelineOptions['paths'];
+  const options = { paths, publish: { settle, gzip: true }, pool, log, ...changes };
+  return { root, options, events, update: () => createPipeline(options).run() };
+}
+
+/** An empty site that is gone after the test. */
+async function makeSite(t: TestContext, changes: Changes = {}): Promise<Site> {
+  const site = siteIn(await temporaryFolder(t), changes);
+  await mkdir(site.options.paths.images);
+  return site;
+}
+
+/** Adds a version whose files were all written long ago. */
+async function addOld(root: string, path: string, files?: Files): Promise<string> {
+  const folder = await addVersion(root, path, files);
+  await makeOld(folder);
+  return folder;
+}
+
+async function makeOld(folder: string, time = longAgo): Promise<void> {
+  for (const name of await readdir(folder)) await utimes(join(folder, name), time, time);
+}
+
+/** The documents of `root` by name, and their .gz. */
+async function documentsOf({ root }: Site): Promise<Record<string, string>> {
+  const folder = join(root, 'streams/v1');
+  const entries = (await readdir(folder)).sort();
+  const contents = await Promise.all(entries.map((name) => readFile(join(folder, name), 'latin1')));
+  return Object.fromEntries(entries.map((name, at) => [name, contents[at] as string]));
+}
+
+/** Published versions as `product/version`, sorted. */
+async function versionsOf({ root }: Site): Promise<string[]> {
+  const { products } = parseImages(await readFile(join(root, 'streams/v1/images.json'), 'utf8'));
+  return Object.entries(products)
+    .flatMap(([id, { versions }]) => Object.keys(versions).map((version) => `${id}/${version}`))
+    .sort();
+}
+
+const nothing = { files: 0, bytes: 0 };
+
+/** A tree with something of each kind: split images, sums, YAML, and versions that are held back. */
+async function fillTree(root: string): Promise<void> {
+  await addOld(root, 'a/x/amd64/default/20260101');
+  const checked = await addVersion(root, 'a/x/amd64/default/20260102');
+  await writeSums(checked);
+  await makeOld(checked, longAgo + 50);
+  await addOld(root, 'a/x/arm64/default/20260101');
+  await addOld(root, 'b/y/amd64/cloud/20260101', { 'rootfs.squashfs': squashfs('alone') });
+  await addOld(root, 'b/y/amd64/default/20260101_12:00');
+  const product = join(root, 'images/b/y/amd64/default');
+  await writeFiles(product, { 'product.yaml': 'os: Bee\naliases: [bee]\n' });
+  await utimes(join(product, 'product.yaml'), longAgo, longAgo);
+}
+
+describe('the documents', () => {
+  test('are the same, byte for byte, once all state is gone', async (t) => {
+    const site = await makeSite(t);
+    await fillTree(site.root);
+    const first = await site.update();
+    const documents = await documentsOf(site);
+    assert.deepEqual(await versionsOf(site), [
+      'a:x:amd64:default/20260101',
+      'a:x:amd64:default/20260102',
+      'a:x:arm64:default/20260101',
+      'b:y:amd64:default/20260101_12:00',
+    ]);
+    const { paths } = site.options;
+    await rm(paths.state, { recursive: true });
+    await rm(paths.streams, { recursive: true });
+    const { ms: _ms, ...again } = await site.update();
+    assert.deepEqual(await documentsOf(site), documents);
+    const { ms: _, ...before } = first;
+    assert.deepEqual(again, before);
+  });
+
+  test('and all that is said are the same when every file is read again', async (t) => {
+    const site = await makeSite(t);
+    await fillTree(site.root);
+    const { ms: _ms, published: _all, ...first } = await site.update();
+    const rebuilt = siteIn(site.root, { rebuild: true });
+    const { ms: _, published, ...again } = await rebuilt.update();
+    assert.deepEqual(again, first);
+    assert.deepEqual(published, []);
+  });
+
+  test('are not touched, nor is any file read, where nothing is new', async (t) => {
+    const site = await makeSite(t);
+    await fillTree(site.root);
+    const pipeline = createPipeline(site.options);
+    const first = await pipeline.run();
+    assert.deepEqual(first.published, all);
+    const states = async () => {
+      const { streams, state } = site.options.paths;
+      const [records = ''] = await readdir(state);
+      const paths = [...all.map((name) => join(streams, name)), join(state, records)];
+      const stats = await Promise.all(paths.map((path) => stat(path, { bigint: true })));
+      return stats.map(({ ino, mtimeNs, ctimeNs }) => ({ ino, mtimeNs, ctimeNs }));
+    };
+    const before = await states();
+    for (const update of [() => pipeline.run(), site.update, site.update]) {
+      const { ms: _ms, ...result } = await update();
+      const { ms: _, ...expected } = { ...first, read: nothing, published: [] };
+      assert.deepEqual(result, expected);
+    }
+    assert.deepEqual(await states(), before);
+  });
+
+  test('of an empty tree are there, and empty', async (t) => {
+    const site = await makeSite(t);
+    const { products, versions, bytes, published } = await site.update();
+    assert.deepEqual(
+      { products, versions, bytes, published },
+      { products: 0, versions: 0, bytes: 0, published: all },
+    );
+    assert.deepEqual(await versionsOf(site), []);
+  });
+
+  test('lose what was removed, also in the eyes of a later pipeline', async (t) => {
+    const site = await makeSite(t);
+    await fillTree(site.root);
+    await site.update();
+    await rm(join(site.root, 'images/a'), { recursive: true });
+    await site.update();
+    assert.deepEqual(await versionsOf(site), ['b:y:amd64:default/20260101_12:00']);
+    assert.deepEqual((await site.update()).published, []);
+  });
+});
+
+describe('what is read', () => {
+  /** A site with three versions of two products, published; `sizes` in bytes. */
+  async function makePublished(t: TestContext) {
+    const site = await makeSite(t);
+    const folders: string[] = [];
+    for (const path of [
+      'a/x/amd64/default/20260101',
+      'a/x/amd64/default/20260102',
+      'b/y/amd64/default/20260101',
+    ]) {
+      folders.push(await addOld(site.root, path));
+    }
+    const pipeline = createPipeline(site.options);
+    await pipeline.run();
+    const folder = folders[0] as string;
+    const [metadata, root] = await Promise.all(
+      ['lxd.tar.xz', 'rootfs.squashfs'].map((name) => readFile(join(folder, name))),
+    );
+    return { site, folder, metadata: metadata as Buffer, root: root as Buffer, pipeline };
+  }
+
+  const later = longAgo + 100;
+
+  test('is a version whose root was touched, and no other', async (t) => {
+    const { site, folder, metadata, root } = await makePublished(t);
+    await utimes(join(folder, 'rootfs.squashfs'), later, later);
+    const { read } = await site.update();
+    // The combined hash begins with the metadata.
+    assert.deepEqual(read, { files: 2, bytes: metadata.length + root.length });
+    assert.deepEqual((await site.update()).read, nothing);
+  });
+
+  test('is metadata that was touched, and nothing else', async (t) => {
+    const { site, folder, metadata } = await makePublished(t);
+    await utimes(join(folder, 'lxd.tar.xz'), later, later);
+    assert.deepEqual((await site.update()).read, { files: 1, bytes: metadata.length });
+  });
+
+  test('is a product.yaml that is new, and nothing else', async (t) => {
+    const { site, folder } = await makePublished(t);
+    await writeFiles(join(folder, '..'), { 'product.yaml': 'os: New\n' });
+    await utimes(join(folder, '../product.yaml'), later, later);
+    assert.deepEqual((await site.update()).read, { files: 1, bytes: 8 });
+  });
+
+  test('is the version that was added; only images.json is written, for nothing is newer', async (t) => {
+    const { site, pipeline } = await makePublished(t);
+    const files = await splitImage('new');
+    await addOld(site.root, 'b/y/amd64/default/20260102', files);
+    const bytes = Object.values(files).reduce((sum, file) => sum + file.length, 0);
+    const { read, published } = await pipeline.run();
+    assert.deepEqual(read, { files: 2, bytes });
+    assert.deepEqual(published, ['images.json.gz', 'images.json']);
+  });
+
+  test('is a root together with metadata that was replaced: its combined hash is a new one', async (t) => {
+    const { site, folder, metadata, root } = await makePublished(t);
+    const combined = async () => {
+      const text = await readFile(join(site.root, 'streams/v1/images.json'), 'utf8');
+      const product = parseImages(text).products['a:x:amd64:default'];
+      const item = product?.versions['20260101']?.items['lxd.tar.xz'] as Record<string, unknown>;
+      return [item.sha256, item.combined_squashfs_sha256];
+    };
+    assert.deepEqual(await combined(), [sha256(metadata), sha256(metadata, root)]);
+    const other = await metadataArchive({ os: 'Other' });
+    await writeFile(join(folder, 'lxd.tar.xz'), other);
+    await utimes(join(folder, 'lxd.tar.xz'), later, later);
+    const { read } = await site.update();
+    assert.deepEqual(read, { files: 2, bytes: other.length + root.length });
+    assert.deepEqual(await combined(), [sha256(other), sha256(other, root)]);
+  });
+
+  test('is what changed in size under the same times', async (t) => {
+    const { site, folder, root } = await makePublished(t);
+    await writeFile(join(folder, 'rootfs.squashfs'), squashfs('longer', root.length + 1));
+    await makeOld(folder);
+    assert.equal((await site.update()).read.files, 2);
+  });
+
+  test('so young that it could change unnoticed is read once more, and then no more', async (t) => {
+    const site = await makeSite(t);
+    const folder = await addVersion(site.root, 'a/x/amd64/default/20260101');
+    // Such times have file systems that count whole seconds: it is two of them before one is past.
+    await makeOld(folder, Math.ceil(Date.now() / 1000));
+    assert.equal((await site.update()).read.files, 2);
+    assert.deepEqual(await versionsOf(site), ['a:x:amd64:default/20260101']);
+    assert.equal((await site.update()).read.files, 2);
+    await makeOld(folder);
+    assert.equal((await site.update()).read.files, 2);
+    assert.deepEqual((await site.update()).read, nothing);
+  });
+});
+
+describe('a version that was changed a moment ago', () => {
+  const version = 'a:x:amd64:default/20260101';
+
+  test('is published by one run, which waits for it to settle', async (t) => {
+    const settle = 600;
+    const site = await makeSite(t, { settle });
+    const folder = await addVersion(site.root, 'a/x/amd64/default/20260101');
+    const stages: Stage[] = [];
+    const { problems } = await createPipeline(site.options).run({
+      onStage: (stage) => stages.push(stage),
+    });
+    assert.deepEqual(problems, []);
+    assert.deepEqual(await versionsOf(site), [version]);
+    assert.ok(stages.includes('settle'), 'it had settled before it was looked at');
+    const { ctimeMs } = await stat(join(folder, 'lxd.tar.xz'));
+    assert.ok(Date.now() - Math.floor(ctimeMs) >= settle, 'it was published too early');
+  });
+
+  test('is published at once where SHA256SUMS says that it is whole', async (t) => {
+    const site = await makeSite(t, { settle: 3_600_000 });
+    await writeSums(await addVersion(site.root, 'a/x/amd64/default/20260101'));
+    const stages: Stage[] = [];
+    const { problems } = await createPipeline(site.options).run({
+      onStage: (stage) => stages.push(stage),
+    });
+    assert.deepEqual(problems, []);
+    assert.deepEqual([...new Set(stages)], ['scan', 'digest', 'publish']);
+    assert.deepEqual(await versionsOf(site), [version]);
+  });
+
+  test('is held back for as long as it grows, and holds nothing else back', async (t) => {
+    const site = await makeSite(t, { settle: 200 });
+    const folder = await addVersion(site.root, 'a/x/amd64/default/20260101');
+    await addVersion(site.root, 'b/y/amd64/default/20260101');
+    const writer = startChild('grow', join(folder, 'rootfs.squashfs'));
+    t.after(() => kill(writer));
+    await said(writer);
+    const pipeline = createPipeline(site.options);
+    const { problems } = await pipeline.run();
+    assert.equal(problems.length, 1);
+    assert.equal(problems[0]?.path, 'a/x/amd64/default/20260101');
+    assert.ok(['settling', 'changed'].includes(problems[0]?.code ?? ''), problems[0]?.code);
+    assert.deepEqual(await versionsOf(site), ['b:y:amd64:default/20260101']);
+    await kill(writer);
+    assert.deepEqual((await pipeline.run()).problems, []);
+    assert.deepEqual(await versionsOf(site), [version, 'b:y:amd64:default/20260101']);
+  });
+
+  test('is settled by the next run, whoever saw it first, though nothing changed since', async (t) => {
+    const site = await makeSite(t, { settle: 200 });
+    await addVersion(site.root, 'a/x/amd64/default/20260101');
+    const abort = new AbortController();
+    const interrupted = createPipeline(site.options).run({
+      signal: abort.signal,
+      onStage: (stage) => stage === 'settle' && abort.abort(),
+    });
+    await assert.rejects(interrupted, { name: 'ServerError', code: 'INTERRUPTED' });
+    assert.equal(existsSync(site.options.paths.streams), false);
+    assert.deepEqual((await site.update()).problems, []);
+    assert.deepEqual(await versionsOf(site), [version]);
+  });
+});
+
+describe('a file that changes while it is read', () => {
+  const path = 'a/x/amd64/default/20260101';
+
+  /** Runs, and changes the tree between the scan and the reading. */
+  function runWhile(site: Site, change: () => Promise<unknown>) {
+    const changing: Pool = {
+      ...pool,
+      async digest(...args) {
+        await change();
+        return pool.digest(...args);
+      },
+    };
+    return createPipeline({ ...site.options, pool: changing }).run();
+  }
+
+  const changes = [
+    {
+      what: 'replaced',
+      code: 'changed',
+      change: (file: string) => writeFile(file, squashfs('other', 2000)),
+    },
+    { what: 'removed', code: 'gone', change: (file: string) => rm(file, { force: true }) },
+    {
+      what: 'turned into a FIFO',
+      code: 'changed',
+      change: async (file: string) => {
+        await rm(file);
+        await run('mkfifo', [file]);
+      },
+    },
+  ];
+  for (const { what, code, change } of changes) {
+    test(`that is ${what}: its version is held back, and taken up when it is whole`, async (t) => {
+      const site = await makeSite(t);
+      const folder = await addOld(site.root, path);
+      await addOld(site.root, 'b/y/amd64/default/20260101');
+      const file = join(folder, 'rootfs.squashfs');
+      let changed = false;
+      const { problems } = await runWhile(site, async () => {
+        if (!changed) await change(file);
+        changed = true;
+      });
+      assert.deepEqual(
+        problems.map((problem) => [problem.path, problem.code]),
+        [[path, code]],
+      );
+      assert.deepEqual(await versionsOf(site), ['b:y:amd64:default/20260101']);
+      await rm(file, { force: true });
+      await writeFiles(folder, { 'rootfs.squashfs': squashfs('whole') });
+      assert.deepEqual((await site.update()).problems, []);
+    });
+  }
+
+  test('is known metadata, where the root is new: the run ends, and the next one publishes', async (t) => {
+    const site = await makeSite(t);
+    const folder = await addOld(site.root, path);
+    await site.update();
+    await writeFile(join(folder, 'rootfs.squashfs'), squashfs('new'));
+    const metadata = await metadataArchive({ os: 'New', more: 'bytes' });
+    let reads = 0;
+    const { problems } = await runWhile(site, async () => {
+      reads += 1;
+      assert.ok(reads < 5, 'it reads without end');
+      await writeFile(join(folder, 'lxd.tar.xz'), metadata);
+    });
+    assert.deepEqual(
+      problems.map((problem) => [problem.path, problem.code]),
+      [[path, 'changed']],
+    );
+    assert.deepEqual((await site.update()).problems, []);
+    assert.deepEqual(await versionsOf(site), ['a:x:amd64:default/20260101']);
+  });
+});
+
+test('a file that could not be read is tried again though nothing has changed', async (t) => {
+  const site = await makeSite(t);
+  const folder = await addOld(site.root, 'a/x/amd64/default/20260101');
+  const { root } = site;
+  for (const path of [root, site.options.paths.images]) await chmod(path, 0o755);
+  await chmod(join(folder, 'rootfs.squashfs'), 0);
+  const pipeline = createPipeline(site.options);
+  const back: (() => void)[] = [];
+  const { problems } = await pipeline.run({
+    onStage: (stage) => {
+      if (stage === 'digest') back.push(becomeNobody());
+      if (stage === 'publish') for (const undo of back.splice(0)) undo();
+    },
+  });
+  assert.deepEqual(
+    problems.map(({ path, code }) => [path, code]),
+    [['a/x/amd64/default/20260101', 'unreadable']],
+  );
+  assert.deepEqual(await versionsOf(site), []);
+  // Its mode changes back without any of what a scan looks at: size, modification time, inode.
+  await chmod(join(folder, 'rootfs.squashfs'), 0o644);
+  assert.deepEqual((await pipeline.run()).problems, []);
+  assert.deepEqual(await versionsOf(site), ['a:x:amd64:default/20260101']);
+});
+
+/** Gives up the rights of root until the function that it returns is called; nothing for others. */
+function becomeNobody(): () => void {
+  const { geteuid, seteuid } = process;
+  if (geteuid?.() !== 0 || seteuid === undefined) return () => {};
+  seteuid(65534);
+  return () => seteuid(0);
+}
+
+describe('a run that is interrupted', () => {
+  /** Adds a version that takes far longer to read than everything else. */
+  async function addHuge(root: string): Promise<string> {
+    const folder = await addOld(root, 'z/huge/amd64/default/20260101');
+    await truncate(join(folder, 'rootfs.squashfs'), 64 * 1024 ** 3);
+    await makeOld(folder);
+    return folder;
+  }
+
+  /** Interrupts a run of a pipeline with `options` as soon as something has been read. */
+  async function interrupt(
+    site: Site,
+    pipelineOf: (pool: Pool) => ReturnType<typeof createPipeline>,
+  ) {
+    const abort = new AbortController();
+    const interrupting: Pool = {
+      ...pool,
+      digest: (imagesDir, jobs, { onResults, ...options }) =>
+        pool.digest(imagesDir, jobs, {
+          ...options,
+          onResults: (results) => {
+            onResults(results);
+            abort.abort();
+          },
+        }),
+    };
+    const pipeline = pipelineOf(interrupting);
+    await assert.rejects(pipeline.run({ signal: abort.signal }), {
+      name: 'ServerError',
+      code: 'INTERRUPTED',
+    });
+    await rm(join(site.root, 'images/z'), { recursive: true });
+    return pipeline;
+  }
+
+  for (const settle of [0, 100]) {
+    test(`keeps what it has read for later pipelines, with ${settle} ms to settle`, async (t) => {
+      const site = await makeSite(t, { settle });
+      await addOld(site.root, 'a/x/amd64/default/20260101');
+      await addHuge(site.root);
+      await interrupt(site, (interrupting) =>
+        createPipeline({ ...site.options, pool: interrupting }),
+      );
+      assert.equal(existsSync(site.options.paths.streams), false);
+      assert.deepEqual((await site.update()).read, nothing);
+      assert.deepEqual(await versionsOf(site), ['a:x:amd64:default/20260101']);
+    });
+  }
+
+  for (const rebuild of [false, true]) {
+    test(`keeps what it has read for itself, rebuilding or not: ${rebuild}`, async (t) => {
+      const site = await makeSite(t, { rebuild });
+      await addOld(site.root, 'a/x/amd64/default/20260101');
+      let use = pool;
+      const changeable: Pool = { ...pool, digest: (...args) => use.digest(...args) };
+      const pipeline = createPipeline({ ...site.options, pool: changeable });
+      await pipeline.run();
+      await addOld(site.root, 'a/x/amd64/default/20260102');
+      await addHuge(site.root);
+      await interrupt(site, (interrupting) => {
+        use = interrupting;
+        return pipeline;
+      });
+      use = pool;
+      assert.deepEqual((await pipeline.run()).read, nothing);
+      assert.deepEqual(await versionsOf(site), [
+        'a:x:amd64:default/20260101',
+        'a:x:amd64:default/20260102',
+      ]);
+    });
+  }
+});
+
+const notRoot = process.getuid?.() !== 0 && 'only root can mount a small file system';
+
+test('a disk that is full costs nothing that was read', { skip: notRoot }, async (t) => {
+  const site = await makeSite(t);
+  await fillTree(site.root);
+  const { streams } = site.options.paths;
+  await mkdir(streams, { recursive: true });
+  await run('mount', ['-t', 'tmpfs', '-o', 'size=8k', 'tmpfs', streams]);
+  t.after(() => run('umount', [streams]).catch(() => undefined));
+  await writeFile(join(streams, 'ballast'), Buffer.alloc(8192));
+  const pipeline = createPipeline(site.options);
+  await assert.rejects(pipeline.run(), { name: 'ServerError', code: 'DISK_FULL' });
+  await run('umount', [streams]);
+  assert.deepEqual((await site.update()).read, nothing);
+  await rm(streams, { recursive: true });
+  const { read, published } = await pipeline.run();
+  assert.deepEqual(read, nothing);
+  assert.deepEqual(published, all);
+});
+
+test('a state folder that cannot be made costs a warning each run', async (t) => {
+  const site = await makeSite(t);
+  await addOld(site.root, 'a/x/amd64/default/20260101');
+  await writeFile(site.options.paths.state, '');
+  await site.update();
+  assert.deepEqual(await versionsOf(site), ['a:x:amd64:default/20260101']);
+  assert.deepEqual(
+    site.events.map(({ msg }) => msg),
+    [
+      'kept digests cannot be read; files are read again',
+      'digests cannot be kept; the next run reads the files again',
+    ],
+  );
+});
+
+describe('an images folder', () => {
+  const cases = [
+    { what: 'that is missing', code: 'NOT_INITIALISED', make: async () => {} },
+    { what: 'that is a file', code: 'CONFIG', make: (path: string) => writeFile(path, '') },
+    {
+      what: 'that is a link in a circle',
+      code: 'DENIED',
+      make: (path: string) => symlink(path, path),
+    },
+  ];
+  for (const { what, code, make } of cases) {
+    test(`${what} is refused, and nothing is written`, async (t) => {
+      const root = await temporaryFolder(t);
+      await make(join(root, 'images'));
+      const before = await readdir(root);
+      await assert.rejects(siteIn(root).update(), { name: 'ServerError', code });
+      assert.deepEqual(await readdir(root), before);
+    });
+  }
+
+  test('that is a link to a folder is followed', async (t) => {
+    const site = await makeSite(t);
+    await fillTree(site.root);
+    await site.update();
+    const root = await mkdtemp(join(tmpdir(), 'linked-'));
+    t.after(() => rm(root, { recursive: true }));
+    await symlink(site.options.paths.images, join(root, 'images'));
+    const linked = siteIn(root);
+    await linked.update();
+    assert.deepEqual(await documentsOf(linked), await documentsOf(site));
+  });
+});
