@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { mkdir, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, type TestContext, test } from 'node:test';
-import type { DigestJob } from '../../src/catalog/catalog.js';
+import type { DigestJob } from '../../src/catalog/completeness.js';
 import type { ProductFolder } from '../../src/catalog/tree.js';
 import type { DigestResult } from '../../src/disk/digest.js';
 import { createPool, type Pool } from '../../src/disk/pool.js';
