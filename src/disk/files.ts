@@ -1,6 +1,15 @@
 /** Files written so that a reader, and a crash at any moment, sees the old content or the new, never a mixture. */
 import { randomBytes } from 'node:crypto';
-import { constants, type FileHandle, mkdir, open, readdir, rename, unlink } from 'node:fs/promises';
+import {
+  chmod,
+  constants,
+  type FileHandle,
+  mkdir,
+  open,
+  readdir,
+  rename,
+  unlink,
+} from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { ServerError, systemCode, systemText } from '../errors.js';
 
@@ -36,6 +45,8 @@ export async function stageFile(
   try {
     await withHandle(handle, async () => {
       await writeAll(handle, content);
+      // Whatever the umask: what is published is for the web server to read.
+      await handle.chmod(mode);
       await handle.sync();
     });
   } catch (error) {
@@ -76,11 +87,16 @@ export async function syncFolder(folder: string): Promise<void> {
   await withHandle(handle, () => handle.sync());
 }
 
-/** Makes `folder` and what is missing above it. @throws ServerError as {@link stageFile}. */
+/** Makes `folder` and what is missing above it, with `mode` whatever the umask. @throws ServerError as {@link stageFile}. */
 export async function makeFolder(folder: string, mode = 0o755): Promise<void> {
-  await mkdir(folder, { recursive: true, mode }).catch((error: unknown) => {
+  try {
+    const first = await mkdir(folder, { recursive: true, mode });
+    if (first === undefined) return;
+    for (let made = folder; made.length >= first.length; made = dirname(made))
+      await chmod(made, mode);
+  } catch (error) {
     throw writeError(folder, error);
-  });
+  }
 }
 
 /**

@@ -71,7 +71,7 @@ export function createPublisher({ streamsDir, gzip, log }: PublisherOptions): Pu
     async present() {
       const stamps = documentNames.map(async (name) => {
         const found = await stat(join(streamsDir, name), { bigint: true }).catch(() => undefined);
-        return found === undefined ? `no ${name}` : `${name} ${stampOf(found)}`;
+        return found === undefined ? `no ${name}` : `${name} ${stampOf(found)} ${found.mode}`;
       });
       return [streamsDir, gzip ? 'gzip' : 'plain', ...(await Promise.all(stamps))].join('\n');
     },
@@ -93,7 +93,8 @@ export function createPublisher({ streamsDir, gzip, log }: PublisherOptions): Pu
       staged.push({ document, name, file: await stageFile(join(streamsDir, name), content) });
     };
     const present = await readIfThere(path);
-    const same = present !== undefined && consistsOf(present, segments);
+    const same =
+      present !== undefined && consistsOf(present, segments) && (await isReadableByAll(path));
     if (!gzip) await removeIfThere(`${path}.gz`);
     else if (!same || !(await isGzipOf(`${path}.gz`, segments))) {
       await add(`${document}.gz`, await compress(segments));
@@ -125,6 +126,11 @@ interface Staged {
 
 const documentNames = ['images.json', 'index.json', 'images.json.gz', 'index.json.gz'];
 const keptName = '.images.json.replaced';
+
+/** Whether the web server can read a document, whoever it runs as. */
+async function isReadableByAll(path: string): Promise<boolean> {
+  return ((await stat(path)).mode & 0o444) === 0o444;
+}
 
 async function readIfThere(path: string): Promise<Buffer | undefined> {
   return await readFile(path).catch((error: unknown) => {

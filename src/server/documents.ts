@@ -41,7 +41,7 @@ export interface DocumentsOptions {
   /** The folder of the documents. */
   dir: string;
   log: Logger;
-  /** How long an answer stands before the file is looked at again, in milliseconds. Default: 250. */
+  /** How long an answer stands before the file is looked at again, in milliseconds. Default: 20. */
   freshMs?: number;
 }
 
@@ -54,7 +54,7 @@ export function createDocuments(options: DocumentsOptions): Documents {
   return { get: (name) => holders[name]() };
 }
 
-function createHolder(path: string, { log, freshMs = 250 }: DocumentsOptions) {
+function createHolder(path: string, { log, freshMs = 20 }: DocumentsOptions) {
   let held: Held = { state: 'missing', identity: '' };
   let checkedAt = Number.NEGATIVE_INFINITY;
   let checking: Promise<void> | undefined;

@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
   appendFile,
+  chmod,
   mkdir,
   readdir,
   readFile,
@@ -261,6 +262,36 @@ describe('init', () => {
     const { certificate, nginx, published } = JSON.parse(second.stdout);
     assert.deepEqual([certificate.created, nginx, published], [false, 'present', []]);
     assert.deepEqual(await tree(root), files);
+  });
+
+  test('makes what it publishes readable for the web server, whatever the umask', async (t) => {
+    const root = join(await temporaryFolder(t), 'root');
+    const shell = ['-c', 'umask 077; exec "$0" "$@"', process.execPath, cli];
+    const options = ['--ssl-skip', '--nginx-skip', '--root-dir', root];
+    const config = await writeConfig(await temporaryFolder(t));
+    const { code, stderr } = await outcome('sh', [
+      ...shell,
+      'init',
+      ...options,
+      '--config',
+      config,
+    ]);
+    assert.deepEqual([code, stderr], [0, '']);
+    const modes = [
+      '',
+      'images',
+      'streams',
+      'streams/v1',
+      'streams/v1/images.json',
+      'streams/v1/index.json.gz',
+    ];
+    const found = await Promise.all(
+      modes.map(async (path) => (await stat(join(root, path))).mode & 0o777),
+    );
+    assert.deepEqual(found, [0o755, 0o755, 0o755, 0o755, 0o644, 0o644]);
+    await chmod(join(root, 'streams/v1/images.json'), 0);
+    await runCli(['update', '--root-dir', root, '--config', config]);
+    assert.equal((await stat(join(root, 'streams/v1/images.json'))).mode & 0o777, 0o644);
   });
 
   test('leaves out what it is told to leave out', async (t) => {

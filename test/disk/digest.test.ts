@@ -11,7 +11,7 @@ import {
 import { mkdir, readFile, rename, symlink, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { mock, suite, type TestContext, test } from 'node:test';
-import type { FileRequest } from '../../src/catalog/catalog.js';
+import type { FileRequest } from '../../src/catalog/completeness.js';
 import { roleOf } from '../../src/catalog/tree.js';
 import { type FileOutcome, runDigestJob, Stopped } from '../../src/disk/digest.js';
 import { stampOf } from '../../src/disk/stamp.js';

@@ -11,7 +11,7 @@ const gzip = { headers: { 'Accept-Encoding': 'gzip' } };
 const images = '/streams/v1/images.json';
 
 /** Longer than the server goes without looking at the disk. */
-const stale = () => setTimeout(300);
+const stale = () => setTimeout(50);
 
 /** A document whose every part says which generation it is of. */
 function generation(number: number): string {
