@@ -12,6 +12,7 @@ export interface Row {
   peer: string;
   /** Ours divided by the peer's, or the figure itself. */
   result: string;
+  /** '' where none is set for this size. */
   target: string;
   met: boolean;
 }
@@ -84,6 +85,11 @@ export function limitRow(
   return { name, ours: shown, peer: '', result: shown, target: `≤ ${limit}`, met: value <= target };
 }
 
+/** `row` as a figure without a target. */
+export function withoutTarget(row: Row): Row {
+  return { ...row, target: '' };
+}
+
 /** `ms` as people read it: `87 ms`, `2.41 s`. */
 export function shownMs(ms: number): string {
   return ms < 1000 ? `${ms.toFixed(ms < 10 ? 1 : 0)} ms` : `${(ms / 1000).toFixed(2)} s`;
@@ -91,10 +97,10 @@ export function shownMs(ms: number): string {
 
 /** `rows` as a Markdown table. */
 export function markdown(rows: readonly Row[]): string {
-  const lines = rows.map(
-    ({ name, ours, peer, result, target, met }) =>
-      `| ${[name, ours, peer || '—', result, target, met ? 'yes' : '**no**'].join(' | ')} |`,
-  );
+  const lines = rows.map(({ name, ours, peer, result, target, met }) => {
+    const verdict = target === '' ? '' : met ? 'yes' : '**no**';
+    return `| ${[name, ours, peer, result, target, verdict].map((cell) => cell || '—').join(' | ')} |`;
+  });
   return [
     '| what | ours | peer | result | target | met |',
     '| --- | --- | --- | --- | --- | --- |',
