@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { existsSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
 import {
   chmod,
   mkdir,
@@ -306,6 +306,25 @@ describe('a version that was changed a moment ago', () => {
     assert.deepEqual(problems, []);
     assert.deepEqual([...new Set(stages)], ['scan', 'digest', 'publish']);
     assert.deepEqual(await versionsOf(site), [version]);
+  });
+
+  test('is never published without a file that came while it was waited for', async (t) => {
+    const site = await makeSite(t, { settle: 300 });
+    const folder = await addVersion(site.root, 'a/x/amd64/default/20260101');
+    const pipeline = createPipeline(site.options);
+    const items = async () => {
+      const text = await readFile(join(site.root, 'streams/v1/images.json'), 'utf8');
+      const found = parseImages(text).products['a:x:amd64:default']?.versions['20260101']?.items;
+      return found && Object.keys(found).sort();
+    };
+    const whole = ['incus.tar.xz', 'lxd.tar.xz', 'notes.txt', 'rootfs.squashfs'];
+    await pipeline.run({
+      onStage: (stage) => stage === 'settle' && writeFileSync(join(folder, 'notes.txt'), 'late'),
+    });
+    // It is as young again as the file, and so held back, unless this process was held up for long.
+    assert.deepEqual((await items()) ?? whole, whole);
+    await pipeline.run();
+    assert.deepEqual(await items(), whole);
   });
 
   test('is held back for as long as it grows, and holds nothing else back', async (t) => {
