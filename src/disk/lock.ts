@@ -3,7 +3,16 @@
  * The highest number counts; a holder that no longer lives holds nothing, so a crash locks no one out.
  */
 import { randomBytes } from 'node:crypto';
-import { link, mkdir, readdir, readFile, truncate, unlink, writeFile } from 'node:fs/promises';
+import {
+  link,
+  mkdir,
+  readdir,
+  readFile,
+  stat,
+  truncate,
+  unlink,
+  writeFile,
+} from 'node:fs/promises';
 import { join } from 'node:path';
 import { ServerError, systemCode } from '../errors.js';
 import { writeError } from './files.js';
@@ -133,8 +142,14 @@ async function numbers(folder: string): Promise<number[]> {
   return names.flatMap((name) => /^lock\.(\d+)$/.exec(name)?.[1] ?? []).map(Number);
 }
 
+/** Removes older locks, and drafts that a kill has left: nobody needs a minute between draft and lock. */
 async function removeBelow(folder: string, number: number): Promise<void> {
   for (const lower of await numbers(folder)) if (lower < number) await remove(folder, lower);
+  for (const name of await readdir(folder)) {
+    if (!name.startsWith('.draft.')) continue;
+    const { mtimeMs } = await stat(join(folder, name)).catch(() => ({ mtimeMs: Infinity }));
+    if (Date.now() - mtimeMs > 60_000) await unlink(join(folder, name)).catch(ignoreMissing);
+  }
 }
 
 async function remove(folder: string, number: number): Promise<void> {
@@ -151,8 +166,18 @@ function ignoreMissing(error: unknown): void {
 
 async function isAlive(holder: Holder): Promise<boolean> {
   const fields = await statOf(holder.pid).catch(() => undefined);
-  if (fields === undefined || isZombie(fields)) return false;
+  // Where /proc hides the processes of others, all that can be told is whether the number is in use.
+  if (fields === undefined) return holder.boot === (await bootId()) && isInUse(holder.pid);
+  if (isZombie(fields)) return false;
   return fields.started === holder.started && holder.boot === (await bootId());
+}
+
+function isInUse(pid: number): boolean {
+  try {
+    return process.kill(pid, 0);
+  } catch (error) {
+    return systemCode(error) === 'EPERM';
+  }
 }
 
 async function describe(pid: number): Promise<Holder> {
@@ -173,9 +198,9 @@ interface ProcessStat {
 
 /** What proc(5) tells of a process. @throws the system error where it is not there. */
 async function statOf(pid: number): Promise<ProcessStat> {
-  const stat = await readFile(`/proc/${pid}/stat`, 'utf8');
+  const text = await readFile(`/proc/${pid}/stat`, 'utf8');
   // The second field is the program's name in brackets and may hold anything, brackets too.
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
   return { state: fields[0] ?? '', threads: Number(fields[17]), started: fields[19] ?? '' };
 }
 

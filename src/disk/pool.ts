@@ -56,6 +56,8 @@ export function createPool({ threads = Math.max(2, availableParallelism()) } = {
   let running = start();
   const workers = () => {
     if (running.length === 0) running = start();
+    // A thread that came to an end, for want of memory for example, is replaced.
+    running = running.map((thread) => (thread.hasEnded ? new Thread(shared) : thread));
     return running;
   };
   const close = async () => {
@@ -172,6 +174,10 @@ class Thread {
     });
     this.#worker.on('error', (error) => this.#fail(error));
     this.#worker.on('exit', () => this.#fail(new Error('a worker thread has ended')));
+  }
+
+  get hasEnded(): boolean {
+    return this.#failure !== undefined;
   }
 
   run<T extends Task>(task: T): Promise<TaskResults[T['kind']]> {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, type TestContext, test } from 'node:test';
 import { acquireLock } from '../../src/disk/lock.js';
@@ -226,4 +226,21 @@ test('many processes at once never hold it together', async (t) => {
   assert.deepEqual(codes, Array(processes).fill(0));
   assert.equal(await readFile(counter, 'utf8'), String(processes * turns));
   assert.deepEqual(await namesIn(root), [`lock.${processes * turns}`]);
+});
+
+test('a draft that a kill has left is swept after a minute', async (t) => {
+  const root = await temporaryFolder(t);
+  const folder = join(root, '.lxd-image-server');
+  await mkdir(folder);
+  const now = Date.now() / 1000;
+  for (const [name, age] of [
+    ['.draft.old', 61],
+    ['.draft.new', 5],
+  ] as const) {
+    await writeFile(join(folder, name), '');
+    await utimes(join(folder, name), now - age, now - age);
+  }
+  const lock = await acquireLock(root);
+  t.after(() => lock.release());
+  assert.deepEqual((await readdir(folder)).sort(), ['.draft.new', 'lock.1']);
 });
