@@ -27,6 +27,8 @@ export interface DigestingOptions {
   onDigest: (bytes: number) => void;
   /** Is told that there is nothing to do but wait for a version to settle. */
   onSettle: () => void;
+  /** Is told whenever some files have been read, and their digests put in place. */
+  onRead: () => void;
 }
 
 /**
@@ -91,13 +93,14 @@ async function digestAll(products: readonly Scanned[], options: DigestingOptions
 async function digestJobs(
   jobs: readonly DigestJob[],
   products: readonly Scanned[],
-  { imagesDir, pool, signal, onDigest }: DigestingOptions,
+  { imagesDir, pool, signal, onDigest, onRead }: DigestingOptions,
 ): Promise<number> {
   const folders = filesByFolder(products);
   let files = 0;
   onDigest(jobs.flatMap((job) => job.files).reduce((sum, file) => sum + file.size, 0));
   const onResults = (results: DigestResult[]) => {
     for (const result of results) files += takeOver(result, folders.get(result.path) ?? []);
+    onRead();
   };
   await pool.digest(imagesDir, jobs, { ...(signal && { signal }), onResults });
   return files;

@@ -16,7 +16,7 @@ import {
   type Totals,
 } from './catalog/record.js';
 import { indexText, newest } from './catalog/streams.js';
-import { compareNames, type Problem, type ProductFolder } from './catalog/tree.js';
+import { compareNames, type Problem, type ProductFolder, productPath } from './catalog/tree.js';
 import { digestProducts } from './digesting.js';
 import type { Pool } from './disk/pool.js';
 import { createPublisher } from './disk/publish.js';
@@ -34,6 +34,8 @@ export interface PipelineOptions {
   log: Logger;
   /** Reads every file again in the first run, whatever is remembered of it. Default: no. */
   rebuild?: boolean;
+  /** How often to keep what has been read so far, in milliseconds. Default: 30,000. */
+  saveEvery?: number;
 }
 
 /** What is being done, for whoever shows progress. */
@@ -72,7 +74,7 @@ export interface Pipeline {
 
 /** A pipeline that remembers what it published: a later run costs as much as what has changed. */
 export function createPipeline(options: PipelineOptions): Pipeline {
-  const { paths, pool, log, rebuild = false } = options;
+  const { paths, pool, log, rebuild = false, saveEvery = 30_000 } = options;
   const prefix = relative(paths.root, paths.images);
   const indexPath = relative(paths.root, join(paths.streams, 'images.json'));
   const store = createRecordStore({ stateDir: paths.state, imagesDir: paths.images, prefix, log });
@@ -90,25 +92,25 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       const tree = await scan(imagesDir, keeping);
       const ms = { scan: clock(), digest: 0, publish: 0 };
 
-      const read = await digest(tree, { imagesDir, signal, onStage });
+      const { read, ...stock } = await digest(tree, { imagesDir, signal, onStage });
       ms.digest = clock();
 
       onStage('publish', 0);
-      const changed = tree.changed.map((product) => makeRecord(product, catalogueOptions()));
-      const records = [...tree.unchanged, ...changed].sort(byProductId);
+      const records = stock.records.sort(byProductId);
       const admitted = admit(records);
       const kept = await keeping;
-      const published = await publish(admitted, { records, changed, kept });
+      const published = await publish(admitted, { records, kept });
       ms.publish = clock();
       if (last !== kept) await store.save(records, last?.documents);
 
       const ofRecords = records.flatMap((record) => record.problems);
-      const problems = [...tree.problems, ...ofRecords, ...admitted.problems];
+      const problems = [...stock.problems, ...ofRecords, ...admitted.problems];
       const products = admitted.entries.length;
       return { products, ...sumTotals(records), read, published, problems, ms };
     },
   };
 
+  /** Looks at the whole tree; products under the fingerprint of a final record are not unpacked. */
   async function scan(imagesDir: string, keeping: Kept | Promise<Kept>): Promise<Scan> {
     const { products: addresses, problems } = await pool
       .listProducts(imagesDir)
@@ -135,35 +137,68 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     return { unchanged, changed, problems };
   }
 
-  /** Reads what is missing, and keeps what was learned also where that comes to an early end. */
-  async function digest(
-    { changed, unchanged }: Scan,
-    context: Required<Pick<RunOptions, 'onStage'>> & {
-      imagesDir: string;
-      signal: AbortSignal | undefined;
-    },
-  ): Promise<RunResult['read']> {
+  /**
+   * Reads what is missing. That can take hours, in which the tree goes on changing: so it is looked at
+   * again until it has stayed the same. What is restless beyond that is published as far as it is known.
+   */
+  async function digest(tree: Scan, context: DigestContext): Promise<Stock> {
+    const read = { files: 0, bytes: -pool.bytesRead() };
+    let { unchanged, changed, problems } = tree;
+    for (let round = 1; changed.length > 0; round++) {
+      read.files += await readMissing({ unchanged, changed }, context);
+      const records = [...unchanged, ...changed.map(record)];
+      const now = await scan(context.imagesDir, { records: byPath(records) });
+      problems = now.problems;
+      ({ unchanged, changed } = stillSame(now, byPath(records)));
+      if (round === mostRounds) break;
+    }
+    read.bytes += pool.bytesRead();
+    return { records: [...unchanged, ...changed.map(record)], problems, read };
+  }
+
+  function record(product: Scanned): ProductRecord {
+    return makeRecord(product, catalogueOptions());
+  }
+
+  /** Reads the files that lack digests, and keeps what was learned: now and then, and at an early end. */
+  async function readMissing(
+    { unchanged, changed }: Pick<Scan, 'unchanged' | 'changed'>,
+    context: DigestContext,
+  ): Promise<number> {
     const { onStage } = context;
-    const before = pool.bytesRead();
-    const files = await digestProducts(changed, {
-      ...context,
-      pool,
-      catalogueOptions,
-      onDigest: (bytes) => onStage('digest', bytes),
-      onSettle: () => onStage('settle', 0),
-    }).catch(async (error: unknown) => {
-      await keep([...unchanged, ...changed.map(draftRecord)]);
+    const drafts = () => [...unchanged, ...changed.map(draftRecord)];
+    let saving = Promise.resolve();
+    let savedAt = performance.now();
+    const onRead = () => {
+      if (performance.now() - savedAt < saveEvery) return;
+      savedAt = performance.now();
+      saving = saving.then(() => store.save(drafts()));
+    };
+    try {
+      return await digestProducts(changed, {
+        ...context,
+        pool,
+        catalogueOptions,
+        onDigest: (bytes) => onStage('digest', bytes),
+        onSettle: () => onStage('settle', 0),
+        onRead,
+      });
+    } catch (error) {
+      await saving;
+      await keep(drafts());
       throw error;
-    });
-    return { files, bytes: pool.bytesRead() - before };
+    } finally {
+      await saving;
+    }
   }
 
   /** Publishes, unless nothing has changed and the documents are the ones made of these very records. */
   async function publish(
     { entries, aliases }: Admitted,
-    { records, changed, kept }: { records: ProductRecord[]; changed: ProductRecord[]; kept: Kept },
+    { records, kept }: { records: ProductRecord[]; kept: Kept },
   ): Promise<string[]> {
-    const isNew = changed.length > 0 || kept.records.size > records.length;
+    const isOld = (record: ProductRecord) => kept.records.get(record.path) === record;
+    const isNew = kept.records.size > records.length || !records.every(isOld);
     if (!isNew && kept.documents === (await publisher.present())) {
       last = kept;
       return [];
@@ -199,6 +234,31 @@ interface Scan {
   /** The others, with the digests that are still good. */
   changed: Scanned[];
   problems: Problem[];
+}
+
+type DigestContext = Required<Pick<RunOptions, 'onStage'>> & {
+  imagesDir: string;
+  signal: AbortSignal | undefined;
+};
+
+/** All that is known of the tree at last. */
+interface Stock extends Pick<RunResult, 'read' | 'problems'> {
+  records: ProductRecord[];
+}
+
+/** How often the tree is read and looked at again before a restless one is published as it is known. */
+const mostRounds = 3;
+
+/** A scan in which a product counts as unchanged under its fingerprint, also where its record is not final. */
+function stillSame(scan: Scan, records: Kept['records']): Pick<Scan, 'unchanged' | 'changed'> {
+  const unchanged = [...scan.unchanged];
+  const changed = scan.changed.filter((product) => {
+    const record = records.get(productPath(product.folder));
+    if (record?.fingerprint !== product.fingerprint) return true;
+    unchanged.push(record);
+    return false;
+  });
+  return { unchanged, changed };
 }
 
 interface Admitted {

@@ -192,8 +192,8 @@ function obstacleInContent(version: VersionFolder): Obstacle | undefined {
   if (fault !== undefined) return { fault };
   const unread = version.files.find((file) => needsReading(file, version));
   if (unread === undefined) return mismatch(version);
-  const obstacle = held('unreadable', `${unread.name} has not been read yet`, {
-    cure: 'run update again',
+  const obstacle = held('changed', `${unread.name} came or changed while the tree was read`, {
+    cure: 'it is taken up when its upload has ended',
   });
   return { ...obstacle, unread: true };
 }

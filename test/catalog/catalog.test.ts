@@ -159,8 +159,8 @@ describe('a version is held back', () => {
       version: aVersion('20260103', {
         files: ['lxd.tar.xz', aFile('a.squashfs', { unread: true })],
       }),
-      code: 'unreadable',
-      reason: 'a.squashfs has not been read yet',
+      code: 'changed',
+      reason: 'a.squashfs came or changed while the tree was read',
       pending: true,
     },
     {
@@ -168,8 +168,8 @@ describe('a version is held back', () => {
       version: aVersion('20260103', {
         files: ['lxd.tar.xz', aFile('a.squashfs', { found: { combined: {} } })],
       }),
-      code: 'unreadable',
-      reason: 'a.squashfs has not been read yet',
+      code: 'changed',
+      reason: 'a.squashfs came or changed while the tree was read',
       pending: true,
     },
     ...(['unreadable', 'changed', 'gone'] as const).map(
