@@ -218,6 +218,7 @@ export function withPaths(config: Config, overrides: PathOverrides): Config {
     ...(streams === undefined ? {} : { streams }),
   };
   if (!isInside(paths.images, paths.root)) throw outsideRoot(paths);
+  if (relative(paths.root, paths.streams) !== join('streams', 'v1')) throw otherStreams(paths);
   const ssl = absolute(overrides.ssl);
   const tls =
     ssl === undefined ? {} : { tlsCert: join(ssl, 'nginx.crt'), tlsKey: join(ssl, 'nginx.key') };
@@ -238,6 +239,17 @@ function impliedRoot(given: { images: string | undefined; streams: string | unde
 function isInside(path: string, folder: string): boolean {
   const way = relative(folder, path);
   return way !== '' && way !== '..' && !way.startsWith(`..${sep}`) && !isAbsolute(way);
+}
+
+/** Clients ask for streams/v1/index.json and nothing else. */
+function otherStreams({ root, streams }: Config['paths']): ServerError {
+  return new ServerError(
+    'USAGE',
+    `The documents ${streams} are not in streams/v1 of the root ${root}`,
+    {
+      hint: 'name a folder that ends in streams/v1 with --streams-dir, or its root with --root-dir',
+    },
+  );
 }
 
 function outsideRoot(paths: Config['paths']): ServerError {

@@ -34,8 +34,9 @@ export function createLogger(options: LoggerOptions): PinoLogger {
     options.format === 'json'
       ? out
       : { write: (line: string) => out.write(textLine(line, options.colour ?? false)) };
+  const serializers = { err: messageOf };
   return pino(
-    { level: options.level, base: null, timestamp: pino.stdTimeFunctions.isoTime },
+    { level: options.level, base: null, serializers, timestamp: pino.stdTimeFunctions.isoTime },
     target,
   );
 }
@@ -85,6 +86,11 @@ export function textLine(json: string, colour: boolean): string {
   const sentence = [parts.join(': '), cure].filter((part) => part !== undefined).join('; ');
   const rest = Object.entries(fields).map(([key, value]) => `${key}=${shown(value)}`);
   return `${name}: ${sentence}${rest.length > 0 ? ` (${rest.join(' ')})` : ''}\n`;
+}
+
+/** An error as its message: what led to it is part of that already, and a stack helps nobody at night. */
+function messageOf(err: unknown): { message: string } {
+  return { message: err instanceof Error ? err.message : String(err) };
 }
 
 function errorText(err: unknown): string {

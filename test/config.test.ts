@@ -469,11 +469,9 @@ describe('the folders of the command line', () => {
     ],
     [{ root: '/t' }, '/t', '/t/images', '/t/streams/v1'],
     [{ root: '/t', images: '/t/i' }, '/t', '/t/i', '/t/streams/v1'],
-    [{ root: '/t', streams: '/s/streams/v1' }, '/t', '/t/images', '/s/streams/v1'],
     [{ streams: '/t/streams/v1/' }, '/t', '/t/images', '/t/streams/v1'],
     [{ streams: '/t/streams/v1', images: '/t/i' }, '/t', '/t/i', '/t/streams/v1'],
     [{ images: '/t/images' }, '/t', '/t/images', '/t/streams/v1'],
-    [{ streams: '/s' }, '/var/www/simplestreams', '/var/www/simplestreams/images', '/s'],
     [{ images: '/images' }, '/', '/images', '/streams/v1'],
   ];
   for (const [overrides, root, images, streams] of cases) {
@@ -493,13 +491,26 @@ describe('the folders of the command line', () => {
       { root: '/t', images: '/t' },
       { root: '/t', images: '/tt/images' },
       { root: '/t', images: '/t/../images' },
-      { images: '/t/images', streams: '/s' },
     ];
     for (const overrides of outside) {
       assert.throws(() => withPaths(defaults, overrides), {
         code: 'USAGE',
         message: /^The images \S+ lie outside the root \S+$/,
         hint: 'name the folder that holds both images and streams with --root-dir',
+      });
+    }
+  });
+
+  test('must have the documents where clients look for them', () => {
+    const elsewhere: PathOverrides[] = [
+      { streams: '/s' },
+      { root: '/t', streams: '/t/meta' },
+      { root: '/t', streams: '/s/streams/v1' },
+    ];
+    for (const overrides of elsewhere) {
+      assert.throws(() => withPaths(defaults, overrides), {
+        code: 'USAGE',
+        message: /^The documents \S+ are not in streams\/v1 of the root \S+$/,
       });
     }
   });

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { existsSync, writeFileSync } from 'node:fs';
 import {
   chmod,
+  chown,
   mkdir,
   mkdtemp,
   readdir,
@@ -505,7 +506,9 @@ test('a file that could not be read is tried again though nothing has changed', 
   const folder = await addOld(site.root, 'a/x/amd64/default/20260101');
   const { root } = site;
   for (const path of [root, site.options.paths.images]) await chmod(path, 0o755);
-  await chmod(join(folder, 'rootfs.squashfs'), 0);
+  // Readable for a group that nobody is in: the scan finds nothing wrong with that.
+  await chown(join(folder, 'rootfs.squashfs'), 0, 1);
+  await chmod(join(folder, 'rootfs.squashfs'), 0o040);
   const pipeline = createPipeline(site.options);
   const back: (() => void)[] = [];
   const { problems } = await pipeline.run({

@@ -135,8 +135,13 @@ function missingPart(version: VersionFolder): Obstacle | undefined {
   });
 }
 
+/** Files without which a version is none; whatever else is empty costs only itself. */
+const neededKinds = new Set<FileRole['kind']>(['metadata', 'unified', 'root', 'sums']);
+
 function emptyPart(version: VersionFolder): Obstacle | undefined {
-  const empty = version.files.find((file) => file.size === 0 && roleOf(file.name).kind !== 'other');
+  const empty = version.files.find(
+    (file) => file.size === 0 && neededKinds.has(roleOf(file.name).kind),
+  );
   if (empty === undefined) return undefined;
   return held('empty', `${empty.name} is empty`, { cure: 'upload it again' });
 }

@@ -46,7 +46,7 @@ function itemsOfFile(file: FileEntry, version: VersionFolder, place: Place): Ite
       return [{ ...plainItem(file, file.name, place), ftype: role.ftype }];
     case 'delta': {
       const deltaBase = deltaBaseOf(role, version, place.published);
-      if (deltaBase === undefined) return [];
+      if (deltaBase === undefined || file.size === 0) return [];
       return [{ ...plainItem(file, file.name, place), ftype: role.ftype, deltaBase }];
     }
     case 'other':

@@ -52,7 +52,10 @@ export function readMetadataYaml(text: string): Reading<Facts> {
     return compact({
       os: optional(properties.os, 'properties.os'),
       releaseTitle: optional(properties.release, 'properties.release'),
-      requirements: values.length > 0 ? [{ values: Object.fromEntries(values) }] : undefined,
+      requirements:
+        values.length > 0
+          ? [{ values: Object.fromEntries(few(values, 'properties.requirements')) }]
+          : undefined,
     });
   });
 }
@@ -103,14 +106,16 @@ export function readProductYaml(text: string): Reading<Facts> {
  */
 export function readSums(text: string): Reading<Record<string, string>> {
   const sums: Record<string, string> = {};
-  for (const [index, line] of text.split(/\r?\n/).entries()) {
+  const lines = text.replace(/^\ufeff/, '').split(/\r?\n/);
+  for (const [index, line] of lines.entries()) {
     if (line === '' || line.startsWith('#')) continue;
     const match = /^([0-9a-f]{64})[ \t][ \t*]?(?:\.\/)?(.+)$/i.exec(line);
     const [, digest, name] = match ?? [];
     if (digest === undefined || name === undefined || !isName(name)) {
       return sumsFault(`line ${index + 1} of SHA256SUMS is not a SHA-256 digest and a file name`);
     }
-    sums[name] = digest.toLowerCase();
+    // "sha256sum * > SHA256SUMS" finds the file there, empty. It cannot vouch for itself.
+    if (name !== 'SHA256SUMS') sums[name] = digest.toLowerCase();
   }
   if (Object.keys(sums).length === 0) return sumsFault('SHA256SUMS names no file');
   return { value: sums };
@@ -121,8 +126,7 @@ function sumsFault(reason: string): { fault: Fault } {
     fault: {
       code: 'sums-invalid',
       reason,
-      // One that is there already would be among the files that it names.
-      cure: 'remove it, then write it with "sha256sum * > SHA256SUMS"',
+      cure: 'write it with "sha256sum * > SHA256SUMS"',
     },
   };
 }

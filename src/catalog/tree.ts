@@ -87,10 +87,16 @@ const fixedRoles = new Map<string, FileRole>([
 const endingRoles: readonly (readonly [string, (stem: string) => FileRole])[] = [
   ['.squashfs.vcdiff', (stem) => ({ kind: 'delta', ftype: 'squashfs.vcdiff', stem })],
   ['.qcow2.vcdiff', (stem) => ({ kind: 'delta', ftype: 'disk-kvm.img.vcdiff', stem })],
-  ['.vcdiff', (stem) => ({ kind: 'delta', ftype: 'squashfs.vcdiff', stem })],
+  ['.vcdiff', (stem) => ({ kind: 'delta', ftype: deltaTypeOf(stem), stem })],
   ['.squashfs', () => ({ kind: 'root', ftype: 'squashfs' })],
   ['.qcow2', () => ({ kind: 'root', ftype: 'disk-kvm.img' })],
 ];
+
+/** A delta whose name tells of a disk anywhere is one of a disk, any other one of a squashfs. */
+function deltaTypeOf(stem: string): DeltaType {
+  const ofDisk = /(?:^|\.)(?:qcow2|disk-kvm\.img)(?:\.|$)/.test(stem);
+  return ofDisk ? 'disk-kvm.img.vcdiff' : 'squashfs.vcdiff';
+}
 
 const other: FileRole = { kind: 'other' };
 

@@ -2,7 +2,7 @@
  * Finds `metadata.yaml` in the tar archives that images are made of, compressed or not, by content:
  * the endings of their names promise nothing (LXD and Incus go by content as well).
  */
-import { createGunzip } from 'node:zlib';
+import { crc32, createGunzip } from 'node:zlib';
 import { Decompress } from 'fzstd';
 import xzDecompress from 'xz-decompress';
 import { largestText } from '../catalog/metadata.js';
@@ -72,7 +72,7 @@ interface Compression {
 
 const compressions: readonly Compression[] = [
   { magic: [0x1f, 0x8b], unpack: gunzip },
-  { magic: [0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00], unpack: unxz, readable: hasCommonCheck },
+  { magic: [0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00], unpack: unxz, readable: isCommonXz },
   { magic: [0x28, 0xb5, 0x2f, 0xfd], unpack: unzstd, readable: hasCommonWindow },
   // bzip2 and lzma: rare, and not worth a library of their own. Such an image goes by its path.
   { magic: [0x42, 0x5a, 0x68] },
@@ -87,9 +87,34 @@ function unpackerFor(head: Uint8Array): Unpacker | undefined {
   return known.readable?.(head) === false ? undefined : known.unpack;
 }
 
-/** Whether an .xz file has a check that the decoder knows: none, CRC32 or CRC64, but not SHA-256. */
-function hasCommonCheck(head: Uint8Array): boolean {
-  return [0, 1, 4].includes((head[7] ?? 0) & 0x0f);
+/**
+ * Whether the decoder is up to an .xz file (its format description, sections 2.1 and 3.1): a check that it
+ * knows (none, CRC32 or CRC64, not SHA-256), and LZMA2 alone with a dictionary of at most 64 MiB.
+ */
+function isCommonXz(head: Uint8Array): boolean {
+  const bytes = Buffer.from(head.buffer, head.byteOffset, head.byteLength);
+  // Where its own check sums do not fit it is damaged, and that is for the decoder to find.
+  if (!hasWholeHeaders(bytes)) return true;
+  const [check = 0, blockFlags = 0] = [head[7], head[13]];
+  if (![0, 1, 4].includes(check & 0x0f) || (blockFlags & 0x03) !== 0) return false;
+  let at = 14;
+  // The block may state its sizes first, as numbers of seven bits a byte.
+  for (const stated of [0x40, 0x80]) {
+    if ((blockFlags & stated) === 0) continue;
+    while (((head[at] ?? 0) & 0x80) !== 0) at++;
+    at++;
+  }
+  const [filter, , dictionary = 0] = head.subarray(at, at + 3);
+  return filter === 0x21 && dictionary <= 28;
+}
+
+function hasWholeHeaders(bytes: Buffer): boolean {
+  const blockEnd = 12 + ((bytes[12] ?? 0) + 1) * 4;
+  if (bytes.length < blockEnd || bytes[12] === 0) return false;
+  return (
+    crc32(bytes.subarray(6, 8)) === bytes.readUInt32LE(8) &&
+    crc32(bytes.subarray(12, blockEnd - 4)) === bytes.readUInt32LE(blockEnd - 4)
+  );
 }
 
 /** Every zstd decoder should take windows of this size (RFC 8878, 3.1.1.1.2); larger ones cost memory and time. */

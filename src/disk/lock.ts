@@ -4,6 +4,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import {
+  chmod,
   link,
   mkdir,
   readdir,
@@ -42,9 +43,13 @@ export async function acquireLock(root: string): Promise<Lock> {
   const folder = join(root, '.lxd-image-server');
   await makeLockFolder(root, folder);
   const self = await describe(process.pid);
-  for (let attempt = 0; attempt < attempts; attempt++) {
-    const number = await tryToTake(folder, self);
-    if (number !== undefined) return { release: () => release(folder, number) };
+  try {
+    for (let attempt = 0; attempt < attempts; attempt++) {
+      const number = await tryToTake(folder, self);
+      if (number !== undefined) return { release: () => release(folder, number) };
+    }
+  } catch (error) {
+    throw systemCode(error) === undefined ? error : writeError(folder, error);
   }
   throw new ServerError('BUSY', `Cannot lock ${root}: too many processes try at once`, {
     hint: 'try again',
@@ -55,6 +60,8 @@ export async function acquireLock(root: string): Promise<Lock> {
 async function makeLockFolder(root: string, folder: string): Promise<void> {
   try {
     await mkdir(folder);
+    // Whatever the umask: other users must see who holds the lock.
+    await chmod(folder, 0o755);
   } catch (error) {
     if (systemCode(error) === 'EEXIST') return;
     if (systemCode(error) === 'ENOENT') {
@@ -111,7 +118,8 @@ async function place(folder: string, number: number, self: Holder): Promise<bool
     if (systemCode(error) === 'EEXIST') return false;
     throw writeError(folder, error);
   } finally {
-    await unlink(draft).catch(ignoreMissing);
+    // What went wrong before says more; a draft that stays is swept later.
+    await unlink(draft).catch(() => undefined);
   }
 }
 
@@ -139,7 +147,7 @@ async function highestNumber(folder: string): Promise<number> {
 
 async function numbers(folder: string): Promise<number[]> {
   const names = await readdir(folder);
-  return names.flatMap((name) => /^lock\.(\d+)$/.exec(name)?.[1] ?? []).map(Number);
+  return names.flatMap((name) => /^lock\.(\d{1,15})$/.exec(name)?.[1] ?? []).map(Number);
 }
 
 /** Removes older locks, and drafts that a kill has left: nobody needs a minute between draft and lock. */

@@ -8,6 +8,7 @@ import {
   lstatSync,
   readdirSync,
   realpathSync,
+  type Stats,
   statSync,
 } from 'node:fs';
 import {
@@ -86,6 +87,9 @@ function scanVersion(place: Place, name: string): VersionFolder {
   return version;
 }
 
+/** The web server runs as another user, in the same group perhaps. */
+const othersMayRead = 0o044n;
+
 function scanFile(place: Place, name: string, version: VersionFolder): void {
   const entry = lookAt(place, name);
   if (entry === undefined) return;
@@ -99,7 +103,14 @@ function scanFile(place: Place, name: string, version: VersionFolder): void {
   }
   if (kind !== 'file') return;
   const stat = entry.isSymbolicLink() ? lookAt(place, name, { follow: true }) : entry;
-  if (stat !== undefined) version.files.push(fileEntry(name, stat));
+  if (stat === undefined) return;
+  if ((stat.mode & othersMayRead) === 0n) {
+    report(place, name, {
+      code: 'unreadable',
+      reason: 'the web server, as another user, may not read it',
+      cure: 'make it readable: chmod a+r',
+    });
+  } else version.files.push(fileEntry(name, stat));
 }
 
 interface Place {
@@ -210,12 +221,14 @@ function targetKind(place: Place, name: string): Kind | 'other' | undefined {
   try {
     const target = realpathSync(path);
     const stat = statSync(target);
-    if (!isInTree(target, place.imagesDir)) {
-      report(place, name, linkFault('it is a symbolic link that leaves the images folder'));
-    } else if (stat.uid !== lstatSync(path).uid) {
-      // nginx refuses such links (disable_symlinks if_not_owner): clients would find nothing there.
-      report(place, name, linkFault('it is a symbolic link to what belongs to another user'));
-    } else return kindOf(stat);
+    const refusal = refuse(below(place, name).path, {
+      target,
+      stat,
+      link: lstatSync(path),
+      ...place,
+    });
+    if (refusal === undefined) return kindOf(stat);
+    report(place, name, refusal);
   } catch (error) {
     const reason = systemCode(error) === 'ENOENT' ? 'nothing is there' : systemText(error);
     report(place, name, linkFault(`it is a symbolic link that cannot be followed: ${reason}`));
@@ -223,12 +236,41 @@ function targetKind(place: Place, name: string): Kind | 'other' | undefined {
   return undefined;
 }
 
-function isInTree(path: string, imagesDir: string): boolean {
-  if (!path.startsWith(`${imagesDir}/`)) return false;
-  return path
-    .slice(imagesDir.length + 1)
-    .split('/')
-    .every(isName);
+const versionDepth = 5;
+
+/** Why a link is not followed. Links of folders above the versions would multiply what is below them. */
+function refuse(
+  path: string,
+  {
+    imagesDir,
+    target,
+    stat,
+    link,
+  }: { imagesDir: string; target: string; stat: Stats; link: Stats },
+): Fault | undefined {
+  const inside = pathInTree(target, imagesDir);
+  const depth = path.split('/').length;
+  if (inside === undefined) return linkFault('it is a symbolic link that leaves the images folder');
+  if (stat.uid !== link.uid) {
+    // nginx refuses such links (disable_symlinks if_not_owner): clients would find nothing there.
+    return linkFault('it is a symbolic link to what belongs to another user');
+  }
+  if (stat.isDirectory() && depth !== versionDepth) {
+    return {
+      ...linkFault('it is a symbolic link of a folder above the versions, which is not followed'),
+      cure: 'give the product another name with aliases in its product.yaml',
+    };
+  }
+  return inside.length === depth
+    ? undefined
+    : linkFault('it is a symbolic link to another level of the tree');
+}
+
+/** The names on the way from the images folder to `path`, or `undefined` where that is not in the tree. */
+function pathInTree(path: string, imagesDir: string): string[] | undefined {
+  if (!path.startsWith(`${imagesDir}/`)) return undefined;
+  const names = path.slice(imagesDir.length + 1).split('/');
+  return names.every(isName) ? names : undefined;
 }
 
 function linkFault(reason: string): Fault {
@@ -255,12 +297,15 @@ function lookAt(
   }
 }
 
+/** The latest time that a JavaScript date can hold, in milliseconds since 1970. */
+const latestDate = 8.64e15;
+
 function fileEntry(name: string, stat: BigIntStats): FileEntry {
   return {
     name,
     size: Number(stat.size),
     stamp: stampOf(stat),
-    modified: Number(stat.mtimeMs),
+    modified: Math.min(Number(stat.mtimeMs), latestDate),
     touched: Number(stat.ctimeMs),
   };
 }

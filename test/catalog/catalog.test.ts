@@ -125,7 +125,7 @@ describe('a version is held back', () => {
       code: 'root-missing',
       reason: 'it has metadata, but no root file',
     },
-    ...['lxd.tar.xz', 'a.squashfs', 'a.squashfs.vcdiff', 'SHA256SUMS', 'image.yaml'].map(
+    ...['lxd.tar.xz', 'a.squashfs', 'SHA256SUMS'].map(
       (name): Held => ({
         title: `with an empty ${name}`,
         version: aVersion('20260103', {

@@ -212,6 +212,14 @@ describe('the role of a file', () => {
     ],
     // Their types would be their own names, and clients would take them for these.
     ['squashfs', { kind: 'root', ftype: 'squashfs' }],
+    [
+      'disk.qcow2.20260101.vcdiff',
+      { kind: 'delta', ftype: 'disk-kvm.img.vcdiff', stem: 'disk.qcow2.20260101' },
+    ],
+    [
+      'disk-kvm.img.20260101.1.vcdiff',
+      { kind: 'delta', ftype: 'disk-kvm.img.vcdiff', stem: 'disk-kvm.img.20260101.1' },
+    ],
     ['squashfs.vcdiff', { kind: 'delta', ftype: 'squashfs.vcdiff', stem: 'squashfs' }],
     ['disk-kvm.img.vcdiff', { kind: 'delta', ftype: 'disk-kvm.img.vcdiff', stem: 'disk-kvm.img' }],
     ['SHA256SUMS', { kind: 'sums' }],

@@ -174,7 +174,7 @@ const cases: Case[] = [
     name: 'a SHA256SUMS that is none',
     arrange: async (root) =>
       addVersion(root, bad, { ...(await splitImage(bad)), SHA256SUMS: 'what?\n' }),
-    says: /line 1 of SHA256SUMS is not a SHA-256 digest and a file name; remove it, then write it with/,
+    says: /line 1 of SHA256SUMS is not a SHA-256 digest and a file name; write it with/,
   },
   {
     name: 'a version whose name has no date',
@@ -235,7 +235,7 @@ const cases: Case[] = [
   {
     name: 'an unreadable file',
     arrange: async (root) => chmod(join(await addVersion(root, bad), 'rootfs.squashfs'), 0),
-    says: /rootfs\.squashfs cannot be read: permission denied; make it readable: chmod a\+r/,
+    says: /rootfs\.squashfs: the web server, as another user, may not read it; make it readable: chmod a\+r/,
     rights: 'plain',
     programs: ['setpriv'],
   },
@@ -267,6 +267,20 @@ const cases: Case[] = [
     arrange: async (root) =>
       addVersion(root, bad, { ...(await splitImage(bad)), '.rootfs.squashfs.a1B2c3': 'x' }),
     says: /an upload into it has not ended \(\.rootfs\.squashfs\.a1B2c3\); wait for it to end/,
+  },
+  {
+    name: 'an empty image.yaml and an empty delta, which cost only themselves',
+    arrange: async (root) => {
+      await addVersion(root, bad, {
+        ...(await splitImage(bad)),
+        'image.yaml': '',
+        '20250101.squashfs.vcdiff': '',
+      });
+      const metadata = await metadataArchive();
+      await addVersion(root, 'demo/worse/amd64/default/20260101', { 'lxd.tar.xz': metadata });
+    },
+    says: /demo\/worse\/amd64\/default\/20260101: it has metadata, but no root file/,
+    bad: 'published',
   },
   {
     name: 'two root files of one type',

@@ -198,6 +198,13 @@ suite('metadata.yaml is not found', () => {
     });
   }
 
+  test('in xz with a dictionary that the decoder has no room for, which may hold it all the same', async () => {
+    const tar = await archive([{ name: 'metadata.yaml', type: 'file', content: 'a: b' }]);
+    const lzma2 = (size: string) => filter('xz', ['--stdout', `--lzma2=dict=${size}`], tar);
+    assert.deepEqual(await findMetadataYaml(await lzma2('96MiB'), whole), { unknown: true });
+    assert.deepEqual(await findMetadataYaml(await lzma2('64MiB'), whole), { found: 'a: b' });
+  });
+
   test('in bzip2 and lzma, which may hold it all the same', async () => {
     for (const magic of ['BZh91AY&SY', ']\0\0\x80\0']) {
       const bytes = Buffer.concat([Buffer.from(magic, 'latin1'), noise(100)]);

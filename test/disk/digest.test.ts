@@ -243,7 +243,7 @@ suite('a file that changes', () => {
     assert.equal(files.get('disk1.img')?.digest?.sha256, expected);
   });
 
-  test('at the hands of another process never has a digest', async (t) => {
+  test('at the hands of another process never has a digest that is kept', async (t) => {
     const { folder, request, digest } = await folderWith(t, {
       'disk1.img': Buffer.alloc(16 * size),
     });
@@ -258,7 +258,11 @@ suite('a file that changes', () => {
     await once(writer.stdout, 'data');
     for (let round = 0; round < 10; round++) {
       const outcome = (await digest([request('disk1.img')])).get('disk1.img');
-      assert.equal(outcome?.failure?.code, 'changed');
+      // Where the writer gets no turn in all that time, the file has not changed, and still is too young.
+      assert.equal(
+        outcome?.failure?.code ?? outcome?.fleeting,
+        outcome?.failure ? 'changed' : true,
+      );
     }
   });
 

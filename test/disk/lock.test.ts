@@ -244,3 +244,18 @@ test('a draft that a kill has left is swept after a minute', async (t) => {
   t.after(() => lock.release());
   assert.deepEqual((await readdir(folder)).sort(), ['.draft.new', 'lock.1']);
 });
+
+test('a file with a number that is none locks nobody out', async (t) => {
+  const root = await rootWith(t, '');
+  await writeFile(join(root, '.lxd-image-server/lock.99999999999999999999999'), '');
+  const lock = await acquireLock(root);
+  await lock.release();
+});
+
+test('a lock folder is for all to read, whatever the umask', async (t) => {
+  const root = await temporaryFolder(t);
+  const before = process.umask(0o077);
+  t.after(() => process.umask(before));
+  await (await acquireLock(root)).release();
+  assert.equal((await stat(join(root, '.lxd-image-server'))).mode & 0o777, 0o755);
+});
