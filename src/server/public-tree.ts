@@ -3,9 +3,11 @@
  */
 import { relative, sep } from 'node:path';
 import { ServerError, systemCode } from '../errors.js';
+import type { Logger } from '../log.js';
 import { acceptsGzip } from './conditions.js';
 import type { Documents, PublishedFile, StreamDocument } from './documents.js';
 import { type OpenFile, openInside } from './image-files.js';
+import { onceAMinute } from './once-a-minute.js';
 import { type DocumentName, parseRequestPath } from './request-path.js';
 import {
   type Content,
@@ -24,6 +26,7 @@ export interface PublicTreeOptions {
   documents: Documents;
   /** How many files may be open for downloads at once. */
   downloads: number;
+  log: Logger;
 }
 
 /** Answers one GET or HEAD. */
@@ -35,7 +38,8 @@ export type PublicTree = (exchange: Exchange) => Promise<void>;
  * @throws ServerError CONFIG if the images lie outside of the root
  */
 export function createPublicTree(options: PublicTreeOptions): PublicTree {
-  const tree: Tree = { ...options, imagesPrefix: imagesPrefixOf(options), open: 0 };
+  const reportBusy = onceAMinute((open: number) => options.log.warn({ open }, refused));
+  const tree: Tree = { ...options, imagesPrefix: imagesPrefixOf(options), open: 0, reportBusy };
   return (exchange) => {
     const wanted = parseRequestPath(exchange.request.url ?? '', tree.imagesPrefix);
     switch (wanted?.kind) {
@@ -51,10 +55,13 @@ export function createPublicTree(options: PublicTreeOptions): PublicTree {
   };
 }
 
+const refused = 'Too many downloads at once; new ones are refused';
+
 interface Tree extends PublicTreeOptions {
   imagesPrefix: readonly string[];
   /** How many files are open now. */
   open: number;
+  reportBusy(open: number): void;
 }
 
 function imagesPrefixOf({ root, imagesDir }: PublicTreeOptions): readonly string[] {
@@ -183,20 +190,20 @@ async function withFile(
   { dir, path }: { dir: string; path: string },
   use: (file: OpenFile | undefined) => void | Promise<void>,
 ): Promise<void> {
-  if (tree.open >= tree.downloads) return tooBusy(exchange);
+  if (tree.open >= tree.downloads) return tooBusy(tree, exchange);
   tree.open += 1;
   try {
     await use(await openInside(dir, path));
   } catch (error) {
     if (!outOfFiles.has(systemCode(error) ?? '')) throw error;
-    tooBusy(exchange);
+    tooBusy(tree, exchange);
   } finally {
     tree.open -= 1;
   }
 }
 
-function tooBusy(exchange: Exchange): void {
-  exchange.log.warn({ path: exchange.request.url }, 'Too many downloads at once; one was refused');
+function tooBusy(tree: Tree, exchange: Exchange): void {
+  tree.reportBusy(tree.open);
   sendText(exchange, {
     status: 503,
     text: 'Too many downloads at once: try again in a minute.',

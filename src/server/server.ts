@@ -11,8 +11,10 @@ import { ServerError } from '../errors.js';
 import type { Logger } from '../log.js';
 import { createDocuments } from './documents.js';
 import { capacityOf, listenOn, parseListen, urlOf } from './listen.js';
+import { onceAMinute } from './once-a-minute.js';
 import { createPublicTree, type PublicTree } from './public-tree.js';
-import { failed, sendText } from './responses.js';
+import { type Exchange, failed, sendText } from './responses.js';
+import { type Running, trackResponses } from './running.js';
 import { createPieceBudget } from './transfer.js';
 
 export { parseListen } from './listen.js';
@@ -70,12 +72,13 @@ export async function createImageServer(options: ImageServerOptions): Promise<Im
   const documents = createDocuments({ dir: options.streamsDir, log: options.log });
   const tree = createPublicTree({ ...options, documents, downloads: limits.downloads });
   const app = createApp(options, limits);
-  const connections = trackConnections(app.server, { limits, log: options.log });
+  const running = trackResponses(app.server);
+  const cut = trackConnections(app.server, { limits, log: options.log });
   if (['debug', 'trace'].includes(options.log.level)) logRequests(app.server, options.log);
-  addRoutes(app, { tree, log: options.log });
+  addRoutes(app, { tree, running, log: options.log });
   await listenOn(app, address);
   const listening = app.server.address() as AddressInfo;
-  const close = createClose(app, connections);
+  const close = createClose(app, { idle: running.idle, cut });
   return { url: urlOf(listening), address: listening, close };
 }
 
@@ -118,17 +121,31 @@ function createApp({ certificate }: ImageServerOptions, limits: ServerLimits): A
   }
 }
 
-function addRoutes(app: App, { tree, log }: { tree: PublicTree; log: Logger }): void {
+function addRoutes(
+  app: App,
+  { tree, running, log }: { tree: PublicTree; running: Running; log: Logger },
+): void {
   const budget = createPieceBudget();
   const answer = (request: FastifyRequest, reply: FastifyReply) => {
     reply.hijack();
     const exchange = { request: request.raw, response: reply.raw, budget, log };
+    const admission = running.admit(request.raw.socket);
+    if (admission === 'ignore') return;
+    if (admission === 'refuse') return refusePipelined(exchange);
     tree(exchange).catch((error: unknown) => failed(exchange, error));
   };
   app.route({ method: ['GET', 'HEAD'], url: '/*', handler: answer });
   app.route({ method: otherMethods(app), url: '/*', onRequest: refuseMethod, handler: answer });
   app.setNotFoundHandler(refuseMethod);
   app.setErrorHandler((error: Error, _request, reply) => answerError(error, reply));
+}
+
+function refusePipelined(exchange: Exchange): void {
+  sendText(exchange, {
+    status: 503,
+    text: 'Too many requests at once on this connection: wait for the answers.',
+    headers: { Connection: 'close' },
+  });
 }
 
 function otherMethods(app: App): string[] {
@@ -184,70 +201,38 @@ function logRequests(server: Server, log: Logger): void {
   });
 }
 
-/** The connections of a server and the requests on them, as far as closing it needs to know. */
-interface Connections {
-  /** Resolves when no response is on its way any more. */
-  idle(): Promise<void>;
-  /** Cuts every connection, those in their handshake too. */
-  cut(): void;
-}
-
+/** Keeps to the limit of connections; returns what cuts every one, those in their handshake too. */
 function trackConnections(
   server: Server,
-  { limits, log }: { limits: ServerLimits; log: Logger },
-): Connections {
+  { limits: { connections }, log }: { limits: ServerLimits; log: Logger },
+): () => void {
   const sockets = new Set<Socket>();
-  server.maxConnections = limits.connections;
-  server.on('drop', createDropReport(limits.connections, log));
+  const dropped = 'Too many connections at once; new ones are dropped';
+  server.maxConnections = connections;
+  server.on(
+    'drop',
+    onceAMinute(() => log.warn({ connections }, dropped)),
+  );
   server.on('connection', (socket: Socket) => {
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
   });
-  return {
-    idle: trackResponses(server),
-    cut() {
-      for (const socket of sockets) socket.destroy();
-    },
-  };
-}
-
-/** Counts responses; a set of them would cost a fifth of a small document's time. */
-function trackResponses(server: Server): Connections['idle'] {
-  let running = 0;
-  let whenIdle = () => {};
-  const ended = () => {
-    running -= 1;
-    if (running === 0) whenIdle();
-  };
-  server.on('request', (_request: IncomingMessage, response: ServerResponse) => {
-    running += 1;
-    response.on('close', ended);
-  });
-  return () =>
-    new Promise((resolve) => {
-      whenIdle = resolve;
-      if (running === 0) resolve();
-    });
-}
-
-/** Says at most once a minute that connections are dropped. */
-function createDropReport(connections: number, log: Logger): () => void {
-  let reportedAt = Number.NEGATIVE_INFINITY;
   return () => {
-    if (performance.now() - reportedAt < 60_000) return;
-    reportedAt = performance.now();
-    log.warn({ connections }, 'Too many connections at once; new ones are dropped');
+    for (const socket of sockets) socket.destroy();
   };
 }
 
-function createClose(app: App, connections: Connections): ImageServer['close'] {
+function createClose(
+  app: App,
+  { idle, cut }: { idle: Running['idle']; cut: () => void },
+): ImageServer['close'] {
   return async ({ graceMs = 3000 } = {}) => {
     const closed = app.close();
     const done = new AbortController();
     const grace = setTimeout(graceMs, undefined, { signal: done.signal }).catch(() => {});
-    await Promise.race([connections.idle(), grace]);
+    await Promise.race([idle(), grace]);
     done.abort();
-    connections.cut();
+    cut();
     await closed;
   };
 }

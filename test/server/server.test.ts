@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { execFile, execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
+import { existsSync, readdirSync, readlinkSync } from 'node:fs';
 import { chmod, mkdir, rename, symlink, truncate, writeFile } from 'node:fs/promises';
 import { connect as connectTcp } from 'node:net';
 import { join } from 'node:path';
@@ -295,11 +296,75 @@ test('the front page is index.html, or says how to add the server', async (t) =>
   }
 });
 
-test('more downloads than there are files to open get 503', async (t) => {
-  const { port } = await serveTree(t, { [rootfs]: image }, { limits: { downloads: 0 } });
-  const { status, headers } = await rawGet(port, `/${rootfs}`);
-  assert.deepEqual([status, headers['retry-after']], [503, '60']);
+test('more downloads than there are files to open get 503, and the log says so once', async (t) => {
+  const { port, events } = await serveTree(t, { [rootfs]: image }, { limits: { downloads: 0 } });
+  for (let count = 0; count < 3; count++) {
+    const { status, headers } = await rawGet(port, `/${rootfs}`);
+    assert.deepEqual([status, headers['retry-after']], [503, '60']);
+  }
+  assert.equal(events.filter(({ level }) => level === 40).length, 1);
 });
+
+/** `count` requests for the image, to be sent without waiting for an answer. */
+const pipelined = (count: number) => `GET /${rootfs} HTTP/1.1\r\nHost: x\r\n\r\n`.repeat(count);
+
+test('of requests sent without waiting four are answered, and no file is opened for more', async (t) => {
+  const { port, events } = await serveTree(t, { [rootfs]: image }, { limits: { downloads: 4 } });
+  const socket = await connectTls(port);
+  socket.write(pipelined(20));
+  const chunks: Buffer[] = [];
+  for await (const chunk of socket) chunks.push(chunk as Buffer);
+  const text = Buffer.concat(chunks).toString('latin1');
+  const heads = [...text.matchAll(/HTTP\/1\.1 (\d+) [\s\S]*?\r\n\r\n/g)];
+  const statuses = heads.map(([, status]) => status);
+  assert.deepEqual(statuses, ['200', '200', '200', '200', '503']);
+  assert.match(heads.at(-1)?.[0] ?? '', /^connection: close\r$/im);
+  assert.deepEqual(
+    events.filter(({ level }) => level === 40),
+    [],
+  );
+});
+
+test('requests one after another share a connection, however many', async (t) => {
+  const { port } = await serveTree(t, { [rootfs]: '' });
+  const socket = await connectTls(port);
+  for (let count = 0; count < 10; count++) {
+    socket.write(pipelined(1));
+    const [answer] = (await once(socket, 'data')) as [Buffer];
+    assert.match(answer.toString(), /^HTTP\/1\.1 200 /);
+  }
+  socket.destroy();
+});
+
+test('when a client leaves, the files of all its requests are closed, and nothing waits for them', async (t) => {
+  const large = Buffer.alloc(32 * 1024 * 1024);
+  const { port, root, server, events } = await serveTree(t, { [rootfs]: large });
+  const socket = await connectTls(port);
+  socket.write(pipelined(4));
+  await once(socket, 'readable');
+  await until(() => timesOpen(join(root, rootfs)) === 4);
+  socket.destroy();
+  await until(() => timesOpen(join(root, rootfs)) === 0);
+  const requests = events.filter(({ msg }) => msg === 'Request');
+  assert.deepEqual(
+    requests.map(({ complete }) => complete),
+    [false, false, false, false],
+  );
+  await server.close({ graceMs: 600_000 });
+});
+
+/** How many descriptors this process has of a file. */
+function timesOpen(path: string): number {
+  const links = readdirSync('/proc/self/fd').map((fd) => {
+    // The folder's own descriptor is gone when its link is read.
+    return existsSync(`/proc/self/fd/${fd}`) ? readlinkSync(`/proc/self/fd/${fd}`) : '';
+  });
+  return links.filter((link) => link === path).length;
+}
+
+async function until(condition: () => boolean): Promise<void> {
+  while (!condition()) await new Promise((resolve) => setImmediate(resolve));
+}
 
 test('each request is one event at debug level', async (t) => {
   const { port, events } = await serveTree(t, { [rootfs]: image });
@@ -362,9 +427,7 @@ test('a download that nobody takes is cut', async (t) => {
   socket.on('error', () => {});
   socket.write(`GET /${rootfs} HTTP/1.1\r\nHost: x\r\n\r\n`);
   await once(socket, 'readable');
-  while (!events.some(({ msg }) => msg === 'Request')) {
-    await new Promise((resolve) => setImmediate(resolve));
-  }
+  await until(() => events.some(({ msg }) => msg === 'Request'));
   assert.equal(events.find(({ msg }) => msg === 'Request')?.complete, false);
   socket.destroy();
 });
