@@ -100,6 +100,7 @@ function createApp({ certificate }: ImageServerOptions, limits: ServerLimits): A
   const https = {
     ...certificate,
     minVersion: 'TLSv1.2' as const,
+    ALPNProtocols: ['http/1.1', 'http/1.0'],
     handshakeTimeout: limits.handshakeMs,
     headersTimeout: limits.headersMs,
     connectionsCheckingInterval: Math.min(5000, limits.headersMs),

@@ -379,7 +379,7 @@ test('each request is one event at debug level', async (t) => {
   assert.ok(Number(bytes) > image.length);
 });
 
-for (const options of [['--tls-max', '1.2'], ['--tlsv1.3']]) {
+for (const options of [['--tls-max', '1.2'], ['--tlsv1.3'], ['-0']]) {
   test(`curl ${options.join(' ')} gets the image, with the colon raw`, async (t) => {
     const { server } = await serveTree(t, { [rootfs]: image });
     const args = ['-sSfk', '--noproxy', '*', ...options, `${server.url}/${rootfs}`];
