@@ -5,6 +5,7 @@ import { readFileSync } from 'node:fs';
 import { type AddressInfo, isIPv6 } from 'node:net';
 import type { FastifyInstance } from 'fastify';
 import { ServerError, systemCode, systemText } from '../errors.js';
+import { parseHostPort } from '../units.js';
 
 /** An address to listen on; without a host, all of this machine's addresses. */
 export interface ListenAddress {
@@ -18,15 +19,14 @@ export interface ListenAddress {
  * @throws ServerError CONFIG for anything else
  */
 export function parseListen(text: string): ListenAddress {
-  const match = /^(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+))?:(\d{1,5})$/.exec(text);
-  const port = Number(match?.[3]);
-  const bracketed = match?.[1];
-  if (match === null || port > 65_535 || (bracketed !== undefined && !isIPv6(bracketed))) {
+  const everywhere = text.startsWith(':');
+  const address = parseHostPort(everywhere ? `[::]${text}` : text);
+  if (address === undefined) {
     throw new ServerError('CONFIG', `Cannot listen on ${JSON.stringify(text)}: not an address`, {
       hint: 'write it as "127.0.0.1:8443", "[::1]:8443", or ":8443" for all addresses',
     });
   }
-  return { host: bracketed ?? match[2], port };
+  return everywhere ? { host: undefined, port: address.port } : address;
 }
 
 /**

@@ -17,8 +17,6 @@ import { type Exchange, failed, sendText } from './responses.js';
 import { type Running, trackResponses } from './running.js';
 import { createPieceBudget } from './transfer.js';
 
-export { parseListen } from './listen.js';
-
 /** How long, in milliseconds, the server waits for a client, and how much it does at once. */
 export interface ServerLimits {
   /** For the TLS handshake. Default: 10,000. */

@@ -9,40 +9,13 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { promisify } from 'node:util';
 import { pino } from 'pino';
-import { createImageServer, parseListen } from '../../src/server/server.js';
+import { createImageServer } from '../../src/server/server.js';
 import { serveTree, sha256, version, writeUnder } from '../support/served-tree.js';
 import { connectTls, createTestCertificate, rawGet, rawRequest } from '../support/tls.js';
 
 const rootfs = `${version}/rootfs.squashfs`;
 const image = randomBytes(300_000);
 const canary = 'canary-that-must-not-sing';
-
-const listens: [text: string, expected: unknown][] = [
-  ['127.0.0.1:8443', { host: '127.0.0.1', port: 8443 }],
-  ['[::1]:8443', { host: '::1', port: 8443 }],
-  [':8443', { host: undefined, port: 8443 }],
-  ['images.example:0', { host: 'images.example', port: 0 }],
-];
-
-for (const [text, expected] of listens) {
-  test(`the address "${text}" is read`, () => assert.deepEqual(parseListen(text), expected));
-}
-
-for (const text of [
-  '',
-  '8443',
-  '::1:8443',
-  '[::1]',
-  '[x]:1',
-  'host:',
-  'host:65536',
-  'a b:1',
-  '[1.2.3.4]:1',
-]) {
-  test(`the address "${text}" is refused as a configuration error`, () => {
-    assert.throws(() => parseListen(text), { name: 'ServerError', code: 'CONFIG' });
-  });
-}
 
 test('a published image is sent whole, as what never changes', async (t) => {
   const { port } = await serveTree(t, { [rootfs]: image });
