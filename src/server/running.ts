@@ -63,8 +63,8 @@ function admit(socket: Socket, connection: Connection | undefined): ReturnType<R
   if (connection === undefined) return 'ignore';
   const { responses, refused } = connection;
   if (!refused && responses.length <= mostPipelined) return 'answer';
-  // There is no limit to what a client can send, and nothing more of it will be answered.
-  socket.pause();
+  // Nothing more will be answered, so nothing more is read; at the end of each request Node reads on.
+  queueMicrotask(() => socket.pause());
   connection.refused = true;
   return refused ? 'ignore' : 'refuse';
 }

@@ -298,6 +298,18 @@ test('of requests sent without waiting four are answered, and no file is opened 
   );
 });
 
+test('behind a refused request no more are read', async (t) => {
+  const large = Buffer.alloc(32 * 1024 * 1024);
+  const { port, root, events } = await serveTree(t, { [rootfs]: large });
+  const socket = await connectTls(port);
+  socket.write(pipelined(20_000));
+  await until(() => timesOpen(join(root, rootfs)) === 4);
+  for (let count = 0; count < 5; count++) await rawGet(port, `/${rootfs}`);
+  socket.destroy();
+  await until(() => timesOpen(join(root, rootfs)) === 0);
+  assert.ok(events.filter(({ msg }) => msg === 'Request').length < 5000);
+});
+
 test('requests one after another share a connection, however many', async (t) => {
   const { port } = await serveTree(t, { [rootfs]: '' });
   const socket = await connectTls(port);
