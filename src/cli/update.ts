@@ -1,7 +1,9 @@
 /** `update`: brings the documents up to date with the tree. */
+import type { Problem } from '../catalog/tree.js';
 import { acquireLock } from '../disk/lock.js';
 import { createPool } from '../disk/pool.js';
 import { exitCodes } from '../errors.js';
+import type { Logger } from '../log.js';
 import { createPipeline, type RunResult, type Stage } from '../pipeline.js';
 import type { Command } from './command.js';
 import { counted, formatBytes } from './format.js';
@@ -19,39 +21,51 @@ export async function update(command: Command, options: UpdateOptions): Promise<
   return result.problems.length > 0 ? exitCodes.partial : exitCodes.done;
 }
 
-/** What `update` and `init` have in common: one run, with its problems logged. */
-export async function publishTree(
+/** What `update` and `init` have in common: one run under the lock, with its problems logged. */
+export async function publishTree(command: Command, options: UpdateOptions): Promise<RunResult> {
+  const publish = () => publishLocked(command, options);
+  const result = await withLock(command.config.paths.root, publish);
+  logProblems(command.log, result.problems);
+  return result;
+}
+
+/** Does `work` while this process holds the lock of `root`. @throws ServerError as {@link acquireLock}, or of `work`. */
+export async function withLock<T>(root: string, work: () => Promise<T>): Promise<T> {
+  const lock = await acquireLock(root);
+  try {
+    return await work();
+  } finally {
+    await lock.release();
+  }
+}
+
+/** One run for whoever holds the lock; its problems are left to log. @throws ServerError as {@link createPipeline}. */
+export async function publishLocked(
   { config, log, signal, terminal }: Command,
   { rebuild = false }: UpdateOptions,
 ): Promise<RunResult> {
   const { paths, publish } = config;
   const pool = createPool();
   const progress = await createProgress({ terminal, bytesRead: pool.bytesRead });
+  let closing = Promise.resolve();
+  const onStage = (stage: Stage, bytes: number) => {
+    progress.stage(stageNames[stage], bytes);
+    // All has been read; publication is better off with the memory of the threads.
+    if (stage === 'publish') closing = pool.close();
+  };
   try {
-    const lock = await acquireLock(paths.root);
-    try {
-      let closing = Promise.resolve();
-      const pipeline = createPipeline({ paths, publish, pool, log, rebuild });
-      const result = await pipeline.run({
-        signal,
-        onStage: (stage, bytes) => {
-          progress.stage(stageNames[stage], bytes);
-          // All has been read; publication is better off with the memory of the threads.
-          if (stage === 'publish') closing = pool.close();
-        },
-      });
-      await closing;
-      progress.stop();
-      for (const { path, code, reason, cure } of result.problems) {
-        log.warn({ path, reason, cure, code }, 'not published');
-      }
-      return result;
-    } finally {
-      await lock.release();
-    }
+    const pipeline = createPipeline({ paths, publish, pool, log, rebuild });
+    return await pipeline.run({ signal, onStage });
   } finally {
     progress.stop();
-    await pool.close();
+    await Promise.all([closing, pool.close()]);
+  }
+}
+
+/** Warns of what a run has not published. */
+export function logProblems(log: Logger, problems: readonly Problem[]): void {
+  for (const { path, code, reason, cure } of problems) {
+    log.warn({ path, reason, cure, code }, 'not published');
   }
 }
 

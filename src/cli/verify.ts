@@ -5,7 +5,7 @@ import { setAside, type Verification, verifyTree } from '../verify.js';
 import type { Command } from './command.js';
 import { counted, formatBytes } from './format.js';
 import { createProgress } from './progress.js';
-import { publishTree } from './update.js';
+import { logProblems, publishLocked, withLock } from './update.js';
 
 export interface VerifyCommandOptions {
   /** Sets damaged files aside and publishes what is whole. */
@@ -18,13 +18,20 @@ export async function verify(command: Command, options: VerifyCommandOptions): P
   const result = await check(command);
   for (const { path, reason } of result.damage) log.error({ path, reason }, 'damaged');
   const repaired = options.repair === true && result.damage.length > 0;
-  if (repaired) {
-    const moved = await setAside(config.paths.root, result.damage);
-    for (const path of moved) log.warn({ path }, 'set aside');
-    await publishTree(command, {});
-  }
+  if (repaired) await withLock(config.paths.root, () => repair(command));
   print(json ? JSON.stringify({ ...result, repaired }) : summary(result, repaired));
   return result.damage.length > 0 ? exitCodes.damaged : exitCodes.done;
+}
+
+/** Under the lock: what others have replaced since the last publication is taken up first, for it is no damage. */
+async function repair(command: Command): Promise<void> {
+  const { config, log } = command;
+  await publishLocked(command, {});
+  const { damage } = await check(command);
+  const moved = await setAside(config.paths.root, damage);
+  for (const path of moved) log.warn({ path }, 'set aside');
+  const { problems } = await publishLocked(command, {});
+  logProblems(log, problems);
 }
 
 async function check({ config, signal, terminal }: Command): Promise<Verification> {

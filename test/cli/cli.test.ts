@@ -2,7 +2,6 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
-  appendFile,
   chmod,
   mkdir,
   readdir,
@@ -17,6 +16,7 @@ import {
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
+import { acquireLock } from '../../src/disk/lock.js';
 import { cli, publishedVersions, runCli, writeConfig } from '../support/cli.js';
 import { outcome } from '../support/command.js';
 import { addVersion, splitImage, squashfs } from '../support/image-tree.js';
@@ -28,11 +28,26 @@ const noble = 'ubuntu/noble/amd64/default';
 /** A root with two versions, published. */
 async function publishedRoot(t: Parameters<typeof temporaryFolder>[0]) {
   const root = await temporaryFolder(t);
-  await addVersion(root, `${noble}/20260101`);
+  const folder = await addVersion(root, `${noble}/20260101`);
+  await age(join(folder, 'rootfs.squashfs'));
   await addVersion(root, `${noble}/20260102`);
   const config = await writeConfig(root);
   assert.equal((await runCli(['update', '--config', config])).code, 0);
   return { root, config };
+}
+
+/** Dates a file so far back that its content is remembered for as long as it has this time. */
+async function age(file: string): Promise<void> {
+  const long = new Date('2026-01-01T00:00:00Z');
+  await utimes(file, long, long);
+}
+
+/** Changes a byte of an {@link age}d file as a failing disk does: size, time and inode stay. */
+async function rot(file: string): Promise<void> {
+  const content = await readFile(file);
+  content[500] = (content[500] ?? 0) ^ 1;
+  await writeFile(file, content);
+  await age(file);
 }
 
 describe('the command line', () => {
@@ -361,14 +376,7 @@ describe('verify', () => {
   }[] = [
     {
       name: 'a changed byte',
-      damage: async (root) => {
-        const file = join(root, older, 'rootfs.squashfs');
-        const { atime, mtime } = await stat(file);
-        const content = await readFile(file);
-        content[500] = (content[500] ?? 0) ^ 1;
-        await writeFile(file, content);
-        await utimes(file, atime, mtime);
-      },
+      damage: (root) => rot(join(root, older, 'rootfs.squashfs')),
       says: /20260101\/rootfs\.squashfs: has SHA-256 [0-9a-f]{64}, published is [0-9a-f]{64}/,
       kept: ['20260102'],
     },
@@ -452,15 +460,42 @@ describe('verify', () => {
   test('deletes nothing when it repairs', async (t) => {
     const { root, config } = await publishedRoot(t);
     const file = join(root, older, 'rootfs.squashfs');
-    await appendFile(file, 'x');
+    await rot(file);
     const content = await readFile(file);
     await runCli(['verify', '--repair', '--config', config]);
     const aside = join(root, older, '.rootfs.squashfs.damaged');
     assert.deepEqual(await readFile(aside), content);
     await rename(aside, file);
-    await truncate(file, content.length - 1);
     assert.equal((await runCli(['update', '--config', config])).code, 0);
     assert.equal((await publishedVersions(root)).length, 2);
+  });
+
+  test('publishes what was replaced since the last publication, and sets nothing aside', async (t) => {
+    const { root, config } = await publishedRoot(t);
+    const file = join(root, older, 'rootfs.squashfs');
+    const content = squashfs('replaced');
+    await writeFile(file, content);
+    const { code, stderr } = await runCli(['verify', '--repair', '--config', config]);
+    assert.match(stderr, /^error: damaged: \S+20260101\/rootfs\.squashfs: has SHA-256 [^\n]+\n$/);
+    assert.equal(code, 5);
+    assert.deepEqual(await readFile(file), Buffer.from(content));
+    assert.deepEqual(await publishedVersions(root), [
+      'ubuntu:noble:amd64:default/20260101',
+      'ubuntu:noble:amd64:default/20260102',
+    ]);
+  });
+
+  test('repairs nothing beside another one at work', async (t) => {
+    const { root, config } = await publishedRoot(t);
+    const file = join(root, older, 'rootfs.squashfs');
+    await rot(file);
+    const content = await readFile(file);
+    const lock = await acquireLock(root);
+    t.after(() => lock.release());
+    const { code, stderr } = await runCli(['verify', '--repair', '--config', config]);
+    assert.match(stderr, /^error: Another lxd-image-server \(process \d+\) is at work here/m);
+    assert.equal(code, 1);
+    assert.deepEqual(await readFile(file), content);
   });
 
   test('prints its result as JSON', async (t) => {
