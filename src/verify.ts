@@ -2,7 +2,7 @@
  * Verification: every published file is read again and compared with what the documents say of it,
  * and the documents with one another.
  */
-import { readFile, rename, unlink } from 'node:fs/promises';
+import { lstat, readFile, realpath, rename, unlink } from 'node:fs/promises';
 import { basename, dirname, join, relative } from 'node:path';
 import { gunzipSync } from 'node:zlib';
 import type { DigestJob, FileRequest } from './catalog/completeness.js';
@@ -40,7 +40,8 @@ export interface Verification {
 }
 
 export interface VerifyOptions {
-  paths: { root: string; streams: string };
+  /** Absolute. */
+  paths: { root: string; images: string; streams: string };
   pool: Pool;
   signal?: AbortSignal;
   /** Is told how many bytes there are to read. */
@@ -55,7 +56,8 @@ export interface VerifyOptions {
 export async function verifyTree(options: VerifyOptions): Promise<Verification> {
   const { paths, pool, signal, onStart = () => {} } = options;
   const { images, damage } = await verifyDocuments(paths);
-  const folders = images === undefined ? new Map<string, Folder>() : foldersOf(images);
+  const { folders, strays } = foldersOf(images, relative(paths.root, paths.images));
+  damage.push(...strays.map((path) => strayDamage(paths, path)));
   const jobs = [...folders].map(([path, folder]) => jobOf(path, folder));
   const requests = jobs.flatMap((job) => job.files);
   onStart(requests.reduce((total, file) => total + file.size, 0));
@@ -75,30 +77,53 @@ export async function verifyTree(options: VerifyOptions): Promise<Verification> 
 
 /**
  * Sets files with other bytes than published aside, under a hidden name beside their place, so that the
- * next publication leaves their versions out. Nothing is deleted but compressed documents that are not what
- * they should be: the next publication makes them anew.
+ * next publication leaves their versions out. Nothing is overwritten, and nothing deleted but compressed
+ * documents that are not what they should be: the next publication makes them anew. For whoever holds the lock.
  *
  * @returns the new paths, relative to the root.
  * @throws ServerError DENIED or IO.
  */
-export async function setAside(root: string, damage: readonly Damage[]): Promise<string[]> {
+export async function setAside(
+  paths: VerifyOptions['paths'],
+  damage: readonly Damage[],
+): Promise<string[]> {
   const moved: string[] = [];
   for (const { path, kind } of damage) {
+    const file = join(paths.root, path);
     try {
-      if (kind === 'packed') await unlink(join(root, path));
-      if (kind === 'content') moved.push(await hide(root, path));
+      if (kind === 'packed') await unlink(file);
+      if (kind === 'content' && (await isBelow(dirname(file), paths.images))) {
+        moved.push(relative(paths.root, await hide(file)));
+      }
     } catch (error) {
-      throw writeError(join(root, path), error);
+      throw writeError(file, error);
     }
   }
   return moved;
 }
 
-async function hide(root: string, path: string): Promise<string> {
-  const target = join(dirname(path), `.${basename(path)}.damaged`);
-  await rename(join(root, path), join(root, target));
-  await syncFolder(join(root, dirname(path)));
+/** Whether `folder` is in `images` also when symbolic links are followed: documents can lead anywhere. */
+async function isBelow(folder: string, images: string): Promise<boolean> {
+  return (await realpath(folder)).startsWith(`${await realpath(images)}/`);
+}
+
+async function hide(file: string): Promise<string> {
+  const wanted = join(dirname(file), `.${basename(file)}.damaged`);
+  let target = wanted;
+  for (let number = 2; await exists(target); number++) target = `${wanted}.${number}`;
+  await rename(file, target);
+  await syncFolder(dirname(file));
   return target;
+}
+
+function exists(path: string): Promise<boolean> {
+  return lstat(path).then(
+    () => true,
+    (error: unknown) => {
+      if (systemCode(error) === 'ENOENT') return false;
+      throw error;
+    },
+  );
 }
 
 async function verifyDocuments(paths: VerifyOptions['paths']) {
@@ -179,17 +204,36 @@ function isPackedForm(packed: Buffer, bytes: Buffer): boolean {
 /** The published items of one folder, by file name. One file can stand there under several keys. */
 type Folder = Map<string, PublishedItem[]>;
 
-function foldersOf(images: PublishedImages): Map<string, Folder> {
+/** The folders that `images` names files of, by path; and paths that no file of a version can have. */
+function foldersOf(images: PublishedImages | undefined, prefix: string) {
   const folders = new Map<string, Folder>();
-  const versions = Object.values(images.products).flatMap(versionsOf);
+  const strays: string[] = [];
+  const versions = Object.values(images?.products ?? {}).flatMap(versionsOf);
   for (const item of versions.flatMap(({ items }) => items)) {
+    if (!isOfVersion(item.path, prefix)) {
+      strays.push(item.path);
+      continue;
+    }
     const path = dirname(item.path);
     const folder = folders.get(path) ?? new Map<string, PublishedItem[]>();
     folders.set(path, folder);
     const name = basename(item.path);
     folder.set(name, [...(folder.get(name) ?? []), item]);
   }
-  return folders;
+  return { folders, strays };
+}
+
+/** Whether `path` is `<prefix>/<environment>/<release>/<architecture>/<type>/<version>/<file>`. */
+function isOfVersion(path: string, prefix: string): boolean {
+  return path.startsWith(`${prefix}/`) && path.slice(prefix.length + 1).split('/').length === 6;
+}
+
+function strayDamage({ root, streams }: VerifyOptions['paths'], path: string): Damage {
+  return {
+    path: relative(root, join(streams, 'images.json')),
+    reason: `names ${JSON.stringify(path)}, which is no file of a version`,
+    kind: 'document',
+  };
 }
 
 function jobOf(path: string, folder: Folder): DigestJob {

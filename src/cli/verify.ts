@@ -28,7 +28,7 @@ async function repair(command: Command): Promise<void> {
   const { config, log } = command;
   await publishLocked(command, {});
   const { damage } = await check(command);
-  const moved = await setAside(config.paths.root, damage);
+  const moved = await setAside(config.paths, damage);
   for (const path of moved) log.warn({ path }, 'set aside');
   const { problems } = await publishLocked(command, {});
   logProblems(log, problems);

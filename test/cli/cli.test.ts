@@ -9,14 +9,16 @@ import {
   rename,
   rm,
   stat,
+  symlink,
   truncate,
   utimes,
   writeFile,
 } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { describe, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { acquireLock } from '../../src/disk/lock.js';
+import { setAside } from '../../src/verify.js';
 import { cli, publishedVersions, runCli, writeConfig } from '../support/cli.js';
 import { outcome } from '../support/command.js';
 import { addVersion, splitImage, squashfs } from '../support/image-tree.js';
@@ -426,18 +428,26 @@ describe('verify', () => {
     },
     {
       name: 'an images.json with a wrong fingerprint',
-      damage: async (root) => {
-        const file = join(root, 'streams/v1/images.json');
-        const text = await readFile(file, 'utf8');
-        await writeFile(
-          file,
-          text.replace(/(combined_squashfs_sha256":")[0-9a-f]{8}/, '$100000000'),
-        );
-      },
+      damage: (root) =>
+        rewriteImages(root, '(combined_squashfs_sha256":")[0-9a-f]{8}', '$100000000'),
       says: /20260101\/lxd\.tar\.xz: the combined_squashfs_sha256 published with it is not that of its files/,
       kept: ['20260101', '20260102'],
     },
+    {
+      name: 'an images.json that names a document as an item',
+      damage: (root) =>
+        rewriteImages(root, '"images/[^"]+rootfs.squashfs"', '"streams/v1/index.json"'),
+      says: /streams\/v1\/images\.json: names "streams\/v1\/index\.json", which is no file of a version/,
+      kept: ['20260101', '20260102'],
+    },
   ];
+
+  /** Replaces the first of what `pattern` matches in images.json. */
+  async function rewriteImages(root: string, pattern: string, replacement: string) {
+    const file = join(root, 'streams/v1/images.json');
+    const text = await readFile(file, 'utf8');
+    await writeFile(file, text.replace(new RegExp(pattern), replacement));
+  }
 
   for (const { name, damage, says, kept } of damages) {
     test(`finds ${name}, and --repair publishes what is whole`, async (t) => {
@@ -457,17 +467,54 @@ describe('verify', () => {
     });
   }
 
+  const hidden = (file: string) => join(dirname(file), `.${basename(file)}.damaged`);
+
   test('deletes nothing when it repairs', async (t) => {
     const { root, config } = await publishedRoot(t);
     const file = join(root, older, 'rootfs.squashfs');
     await rot(file);
     const content = await readFile(file);
     await runCli(['verify', '--repair', '--config', config]);
-    const aside = join(root, older, '.rootfs.squashfs.damaged');
+    const aside = hidden(file);
     assert.deepEqual(await readFile(aside), content);
     await rename(aside, file);
     assert.equal((await runCli(['update', '--config', config])).code, 0);
     assert.equal((await publishedVersions(root)).length, 2);
+  });
+
+  test('keeps what was set aside before when it repairs again', async (t) => {
+    const { root, config } = await publishedRoot(t);
+    const file = join(root, older, 'rootfs.squashfs');
+    const rotten: Buffer[] = [];
+    for (const content of ['a', 'b', 'c']) {
+      await writeFile(file, squashfs(content));
+      await age(file);
+      await runCli(['update', '--config', config]);
+      await rot(file);
+      rotten.push(await readFile(file));
+      await runCli(['verify', '--repair', '--config', config]);
+    }
+    const aside = ['', '.2', '.3'].map((end) => readFile(`${hidden(file)}${end}`));
+    assert.deepEqual(await Promise.all(aside), rotten);
+  });
+
+  test('sets nothing aside that a symbolic link has moved out of the tree', async (t) => {
+    const { root, config } = await publishedRoot(t);
+    await rename(join(root, older), join(root, 'elsewhere'));
+    await symlink(join(root, 'elsewhere'), join(root, older));
+    const file = join(root, 'elsewhere/rootfs.squashfs');
+    await rot(file);
+    const moved = await setAside(
+      { root, images: join(root, 'images'), streams: join(root, 'streams/v1') },
+      [{ path: `${older}/rootfs.squashfs`, reason: 'has other content', kind: 'content' }],
+    );
+    assert.deepEqual(moved, []);
+    assert.deepEqual((await readdir(join(root, 'elsewhere'))).sort(), [
+      'lxd.tar.xz',
+      'rootfs.squashfs',
+    ]);
+    assert.equal((await runCli(['verify', '--repair', '--config', config])).code, 5);
+    assert.equal((await stat(file)).size, 1000);
   });
 
   test('publishes what was replaced since the last publication, and sets nothing aside', async (t) => {
