@@ -434,6 +434,12 @@ describe('verify', () => {
       kept: ['20260101', '20260102'],
     },
     {
+      name: 'an images.json with a wrong size',
+      damage: (root) => rewriteImages(root, '"size":1000\\b', '"size":1001'),
+      says: /20260101\/rootfs\.squashfs: the size published with it, 1001, is not its own, 1000/,
+      kept: ['20260101', '20260102'],
+    },
+    {
       name: 'an images.json that names a document as an item',
       damage: (root) =>
         rewriteImages(root, '"images/[^"]+rootfs.squashfs"', '"streams/v1/index.json"'),
