@@ -64,9 +64,23 @@ export async function publishLocked(
 
 /** Warns of what a run has not published. */
 export function logProblems(log: Logger, problems: readonly Problem[]): void {
-  for (const { path, code, reason, cure } of problems) {
-    log.warn({ path, reason, cure, code }, 'not published');
-  }
+  logFirst(problems, {
+    log,
+    each: ({ path, code, reason, cure }) => log.warn({ path, reason, cure, code }, 'not published'),
+  });
+}
+
+/** How many lines of one kind a command logs: all that anyone reads, and no flood for a journal. */
+const mostLines = 100;
+
+/** Logs the first of `items` with `each`, and how many more there are in one line. */
+export function logFirst<T>(
+  items: readonly T[],
+  { log, each }: { log: Logger; each: (item: T) => void },
+): void {
+  for (const item of items.slice(0, mostLines)) each(item);
+  const count = items.length - mostLines;
+  if (count > 0) log.warn({ count }, '… and more; --json lists them all');
 }
 
 const stageNames: Record<Stage, string> = {

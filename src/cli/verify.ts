@@ -1,11 +1,11 @@
 /** `verify`: reads every published file again and checks it. */
 import { createPool } from '../disk/pool.js';
 import { exitCodes } from '../errors.js';
-import { setAside, type Verification, verifyTree } from '../verify.js';
+import { type Damage, setAside, type Verification, verifyTree } from '../verify.js';
 import type { Command } from './command.js';
 import { counted, formatBytes } from './format.js';
 import { createProgress } from './progress.js';
-import { logProblems, publishLocked, withLock } from './update.js';
+import { logFirst, logProblems, publishLocked, withLock } from './update.js';
 
 export interface VerifyCommandOptions {
   /** Sets damaged files aside and publishes what is whole. */
@@ -16,22 +16,27 @@ export interface VerifyCommandOptions {
 export async function verify(command: Command, options: VerifyCommandOptions): Promise<number> {
   const { config, log, json, print } = command;
   const result = await check(command);
-  for (const { path, reason } of result.damage) log.error({ path, reason }, 'damaged');
+  const logDamage = ({ path, reason }: Damage) => log.error({ path, reason }, 'damaged');
+  logFirst(result.damage, { log, each: logDamage });
   const repaired = options.repair === true && result.damage.length > 0;
-  if (repaired) await withLock(config.paths.root, () => repair(command));
-  print(json ? JSON.stringify({ ...result, repaired }) : summary(result, repaired));
+  const moved = repaired ? await withLock(config.paths.root, () => repair(command)) : [];
+  print(json ? JSON.stringify({ ...result, repaired, moved }) : summary(result, repaired));
   return result.damage.length > 0 ? exitCodes.damaged : exitCodes.done;
 }
 
-/** Under the lock: what others have replaced since the last publication is taken up first, for it is no damage. */
-async function repair(command: Command): Promise<void> {
+/**
+ * For whoever holds the lock. What was replaced since the last publication is published first, for it is no
+ * damage. @returns the paths of what was set aside.
+ */
+async function repair(command: Command): Promise<string[]> {
   const { config, log } = command;
   await publishLocked(command, {});
   const { damage } = await check(command);
   const moved = await setAside(config.paths, damage);
-  for (const path of moved) log.warn({ path }, 'set aside');
+  logFirst(moved, { log, each: (path) => log.warn({ path }, 'set aside') });
   const { problems } = await publishLocked(command, {});
   logProblems(log, problems);
+  return moved;
 }
 
 async function check({ config, signal, terminal }: Command): Promise<Verification> {

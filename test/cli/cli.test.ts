@@ -14,7 +14,7 @@ import {
   utimes,
   writeFile,
 } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { basename, dirname, join, relative } from 'node:path';
 import { describe, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { acquireLock } from '../../src/disk/lock.js';
@@ -201,6 +201,21 @@ describe('update', () => {
       ],
     });
     assert.equal(code, 3);
+  });
+
+  test('logs the first hundred of many problems, and how many more there are', async (t) => {
+    const root = await temporaryFolder(t);
+    for (let number = 1; number <= 103; number++) {
+      await mkdir(join(root, 'images', noble, `undated-${number}`), { recursive: true });
+    }
+    const args = ['update', '--config', await writeConfig(root)];
+    const { code, stderr } = await runCli(args);
+    const lines = stderr.trimEnd().split('\n');
+    assert.equal(lines.length, 101);
+    assert.match(lines[99] ?? '', /^warning: not published: /);
+    assert.equal(lines[100], 'warning: … and more; --json lists them all (count=3)');
+    assert.equal(code, 3);
+    assert.equal(JSON.parse((await runCli([...args, '--json'])).stdout).problems.length, 103);
   });
 
   test('ends soon after Ctrl-C, and does not read again what it had read', async (t) => {
@@ -480,12 +495,33 @@ describe('verify', () => {
     const file = join(root, older, 'rootfs.squashfs');
     await rot(file);
     const content = await readFile(file);
-    await runCli(['verify', '--repair', '--config', config]);
+    const args = ['verify', '--repair', '--json', '--config', config];
+    const { moved } = JSON.parse((await runCli(args)).stdout);
     const aside = hidden(file);
+    assert.deepEqual(moved, [relative(root, aside)]);
     assert.deepEqual(await readFile(aside), content);
     await rename(aside, file);
     assert.equal((await runCli(['update', '--config', config])).code, 0);
     assert.equal((await publishedVersions(root)).length, 2);
+  });
+
+  test('logs the first hundred of much damage, and how much more there is', async (t) => {
+    const { root, config } = await publishedRoot(t);
+    const item = { ftype: 'squashfs', path: 'stray', sha256: '0'.repeat(64), size: 1 };
+    const items = Object.fromEntries(Array.from({ length: 103 }, (_, key) => [key, item]));
+    const products = { 'a:b:c:d': { arch: 'c', versions: { 20260101: { items } } } };
+    const images = JSON.stringify({ format: 'products:1.0', products });
+    for (const [name, content] of [
+      ['images.json', images],
+      ['images.json.gz', gzipSync(images)],
+    ] as const) {
+      await writeFile(join(root, 'streams/v1', name), content);
+    }
+    const { stderr } = await runCli(['verify', '--config', config]);
+    const lines = stderr.trimEnd().split('\n');
+    assert.equal(lines.length, 101);
+    // With index.json, which lists other products.
+    assert.equal(lines[100], 'warning: … and more; --json lists them all (count=4)');
   });
 
   test('keeps what was set aside before when it repairs again', async (t) => {
@@ -554,7 +590,7 @@ describe('verify', () => {
   test('prints its result as JSON', async (t) => {
     const { root, config } = await publishedRoot(t);
     const good = JSON.parse((await runCli(['verify', '--json', '--config', config])).stdout);
-    assert.deepEqual([good.files, good.damage, good.repaired], [4, [], false]);
+    assert.deepEqual(good, { files: 4, bytes: good.bytes, damage: [], repaired: false, moved: [] });
     await rm(join(root, older, 'lxd.tar.xz'));
     const bad = JSON.parse((await runCli(['verify', '--json', '--config', config])).stdout);
     assert.deepEqual(bad.damage, [
