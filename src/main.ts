@@ -13,7 +13,7 @@ import type { LoggerOptions } from './log.js';
 process.exitCode = await main(process.argv.slice(2));
 
 async function main(argv: string[]): Promise<number> {
-  process.stdout.on('error', onOutputError);
+  for (const output of [process.stdout, process.stderr]) output.on('error', onOutputError);
   let exitCode: number = exitCodes.done;
   const program = createProgram({
     version: version(),
@@ -109,10 +109,12 @@ function fail(error: unknown): number {
   return exitCodeFor(error);
 }
 
-/** The reader of our output may go before its end, as in `lxd-image-server list | head`. */
+/**
+ * The reader of our output may go before its end, as in `lxd-image-server list | head`. What we write from then
+ * on is lost; the command does its work all the same, and ends with its own exit code.
+ */
 function onOutputError(error: NodeJS.ErrnoException): void {
-  if (error.code === 'EPIPE') process.exit(exitCodes.done);
-  throw error;
+  if (error.code !== 'EPIPE') throw error;
 }
 
 function version(): string {

@@ -156,6 +156,26 @@ describe('the command line', () => {
     ]);
     assert.deepEqual([result.stdout, result.stderr], ['P', '']);
   });
+
+  for (const { name, args, code } of [
+    { name: 'a run with problems', args: ['update'], code: 3 },
+    { name: 'damage', args: ['verify'], code: 5 },
+    { name: 'a wrong option', args: ['update', '--rebuilt'], code: 2 },
+    { name: 'a failure', args: ['update', '--root-dir', '/nowhere'], code: 4 },
+  ]) {
+    test(`ends with the exit code of ${name} also when nobody reads its output`, async (t) => {
+      const { root, config } = await publishedRoot(t);
+      await rm(join(root, `images/${noble}/20260101/rootfs.squashfs`));
+      const script = 'read go; exec "$0" "$@"';
+      const child = spawn('sh', ['-c', script, process.execPath, cli, ...args, '--config', config]);
+      const exited = once(child, 'exit');
+      const closed = [child.stdout, child.stderr].map((output) => once(output, 'close'));
+      for (const output of [child.stdout, child.stderr]) output.destroy();
+      await Promise.all(closed);
+      child.stdin.end('go\n');
+      assert.deepEqual(await exited, [code, null]);
+    });
+  }
 });
 
 describe('update', () => {
