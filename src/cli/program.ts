@@ -1,5 +1,5 @@
 /** The command line: every verb with its options, each loaded only when it is called. */
-import { Command as Program } from 'commander';
+import { InvalidArgumentError, Command as Program } from 'commander';
 import type { Verb } from './command.js';
 import type { InitOptions } from './init.js';
 import type { ServeOptions } from './serve.js';
@@ -54,9 +54,9 @@ export function createProgram({ version, execute }: ProgramOptions): Program {
     const command = program.command(name).description(description).exitOverride();
     addGlobalOptions(command);
     command
-      .option('--root-dir <folder>', 'folder that holds images and streams')
-      .option('--img-dir <folder>', 'folder of the images')
-      .option('--streams-dir <folder>', 'folder of the documents, streams/v1');
+      .option('--root-dir <folder>', 'folder that holds images and streams', parsePath)
+      .option('--img-dir <folder>', 'folder of the images', parsePath)
+      .option('--streams-dir <folder>', 'folder of the documents, streams/v1', parsePath);
     return command.action(() => execute(load, { ...command.optsWithGlobals<Options>(), service }));
   };
 
@@ -65,10 +65,10 @@ export function createProgram({ version, execute }: ProgramOptions): Program {
     'make the folders, TLS key and certificate, and nginx site; publish what is there',
     async () => (await import('./init.js')).init,
   )
-    .option('--ssl-dir <folder>', 'folder of nginx.key and nginx.crt')
+    .option('--ssl-dir <folder>', 'folder of nginx.key and nginx.crt', parsePath)
     .option('--ssl-skip', 'make no TLS key and certificate')
     .option('--nginx-skip', 'install no nginx site')
-    .option('--nginx-dir <folder>', 'configuration of nginx', '/etc/nginx');
+    .option('--nginx-dir <folder>', 'configuration of nginx', parsePath, '/etc/nginx');
   verb<UpdateOptions>(
     'update',
     'bring streams/v1 up to date with the tree now',
@@ -81,7 +81,7 @@ export function createProgram({ version, execute }: ProgramOptions): Program {
     { service: true },
   )
     .option('--listen <address>', 'address and port, as in the configuration')
-    .option('--ssl-dir <folder>', 'folder of nginx.key and nginx.crt');
+    .option('--ssl-dir <folder>', 'folder of nginx.key and nginx.crt', parsePath);
   verb<object>('list', 'list published products and versions', async () => {
     return (await import('./list.js')).list;
   });
@@ -95,10 +95,16 @@ export function createProgram({ version, execute }: ProgramOptions): Program {
 
 function addGlobalOptions(program: Program): void {
   program
-    .option('--config <file>', 'configuration file')
+    .option('--config <file>', 'configuration file', parsePath)
     .option('--log-level <level>', 'trace, debug, info, warn, error, fatal or silent')
     .option('--verbose', 'the same as --log-level debug')
     .option('--json', 'print results as JSON');
+}
+
+/** A path as it is; an empty one, as of a shell variable that is not set, would be the working directory. */
+function parsePath(path: string): string {
+  if (path === '') throw new InvalidArgumentError('Name a path, or leave the option out.');
+  return path;
 }
 
 /** `argv` with the older server's spelling of options, `--img_dir`, in ours, `--img-dir`. */

@@ -93,6 +93,22 @@ describe('the command line', () => {
       code: 4,
       says: /Nothing is published in \/nowhere\/streams\/v1; run/,
     },
+    ...[
+      ['update', '--root-dir'],
+      ['update', '--img-dir'],
+      ['update', '--streams-dir'],
+      ['init', '--ssl-dir'],
+      ['init', '--nginx-dir'],
+      ['serve', '--ssl-dir'],
+      ['list', '--config'],
+    ].map(([verb = '', option = '']) => ({
+      name: `wants ${verb} ${option} not to be empty`,
+      args: [verb, option, ''],
+      code: 2,
+      says: new RegExp(
+        `^error: option '${option} <\\w+>' argument '' is invalid\\. Name a path, or leave the option out\\.\n$`,
+      ),
+    })),
     ...['init', 'update', 'serve', 'list', 'verify'].map((verb) => ({
       name: `shows help on ${verb}`,
       args: [verb, '--help'],
