@@ -33,6 +33,7 @@ import {
   writeSums,
 } from './support/image-tree.js';
 import { type LogEvent, memoryLog } from './support/memory-log.js';
+import { needsRoot } from './support/programs.js';
 import { temporaryFolder } from './support/temporary.js';
 
 const pool = createPool({ threads: 2 });
@@ -609,9 +610,7 @@ describe('a run that is interrupted', () => {
   }
 });
 
-const notRoot = process.getuid?.() !== 0 && 'only root can mount a small file system';
-
-test('a disk that is full costs nothing that was read', { skip: notRoot }, async (t) => {
+test('a disk that is full costs nothing that was read', needsRoot('mount', 'umount'), async (t) => {
   const site = await makeSite(t);
   await fillTree(site.root);
   const { streams } = site.options.paths;

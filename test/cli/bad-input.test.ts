@@ -29,7 +29,7 @@ import {
   writeFiles,
   writeSums,
 } from '../support/image-tree.js';
-import { needs } from '../support/programs.js';
+import { needs, needsRoot } from '../support/programs.js';
 import { inTemporaryFolder, temporaryFolder } from '../support/temporary.js';
 
 const good = 'demo/good/amd64/default/20260101';
@@ -47,6 +47,7 @@ interface Case {
   says: RegExp;
   /** Whether the version at `bad` is published all the same. Default: no. */
   bad?: 'published';
+  /** `plain` takes root, and a program of its own. */
   rights?: Rights;
   programs?: string[];
 }
@@ -237,14 +238,12 @@ const cases: Case[] = [
     arrange: async (root) => chmod(join(await addVersion(root, bad), 'rootfs.squashfs'), 0),
     says: /rootfs\.squashfs: the web server, as another user, may not read it; make it readable: chmod a\+r/,
     rights: 'plain',
-    programs: ['setpriv'],
   },
   {
     name: 'an unreadable version',
     arrange: async (root) => chmod(await addVersion(root, bad), 0),
     says: /default\/20260101: it cannot be listed: permission denied; make it readable: chmod a\+rx/,
     rights: 'plain',
-    programs: ['setpriv'],
   },
   {
     name: 'an unreadable environment',
@@ -254,7 +253,6 @@ const cases: Case[] = [
     },
     says: /: closed: it cannot be listed: permission denied; make it readable: chmod a\+rx/,
     rights: 'plain',
-    programs: ['setpriv'],
   },
   {
     name: 'an image file outside a version',
@@ -311,7 +309,8 @@ const cases: Case[] = [
 
 describe('update, beside a good version, with', () => {
   for (const { name, arrange, says, rights, programs = [], ...expected } of cases) {
-    test(name, needs(...programs), async (t) => {
+    const needed = rights === 'plain' ? needsRoot('setpriv', ...programs) : needs(...programs);
+    test(name, needed, async (t) => {
       const root = await temporaryFolder(t);
       await addVersion(root, good);
       await arrange(root);
@@ -373,7 +372,7 @@ describe('update, beside a good version, with', () => {
     });
   }
 
-  test('a full disk: the documents stay what they were', needs('mount', 'umount'), () =>
+  test('a full disk: the documents stay what they were', needsRoot('mount', 'umount'), () =>
     inTemporaryFolder(async (root) => {
       await run('mount', ['-t', 'tmpfs', '-o', 'size=256k', 'tmpfs', root]);
       try {
@@ -439,7 +438,7 @@ describe('update, on a root', () => {
     assert.equal(code, 2);
   });
 
-  test('that is not ours to write', needs('setpriv'), async (t) => {
+  test('that is not ours to write', needsRoot('setpriv'), async (t) => {
     const root = await temporaryFolder(t);
     await addVersion(root, good);
     const config = await writeConfig(root);
@@ -453,7 +452,7 @@ describe('update, on a root', () => {
     assert.equal(code, 1);
   });
 
-  test('whose images we may not list', needs('setpriv'), async (t) => {
+  test('whose images we may not list', needsRoot('setpriv'), async (t) => {
     const root = await temporaryFolder(t);
     await addVersion(root, good);
     await chmod(join(root, 'images'), 0);

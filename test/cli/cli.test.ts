@@ -357,7 +357,7 @@ describe('init', () => {
       modes.map(async (path) => (await stat(join(root, path))).mode & 0o777),
     );
     assert.deepEqual(found, [0o755, 0o755, 0o755, 0o755, 0o644, 0o644]);
-    await chmod(join(root, 'streams/v1/images.json'), 0);
+    await chmod(join(root, 'streams/v1/images.json'), 0o400);
     await runCli(['update', '--root-dir', root, '--config', config]);
     assert.equal((await stat(join(root, 'streams/v1/images.json'))).mode & 0o777, 0o644);
   });

@@ -25,6 +25,7 @@ import {
   writeFiles,
 } from '../support/image-tree.js';
 import { source, startModule } from '../support/module.js';
+import { needsRoot } from '../support/programs.js';
 import { temporaryFolder } from '../support/temporary.js';
 
 /** Files in a folder, old enough to have settled, and the means to have them read. */
@@ -298,27 +299,29 @@ suite('what has taken the place of a file', () => {
     });
   }
 
-  test('a file that may not be opened has a failure, with what to do', {
-    skip: missingPrograms('setpriv'),
-  }, async (t) => {
-    const { root, folder, request } = await folderWith(t, { 'disk1.img': 'x', 'uefi1.img': 'y' });
-    await run('chmod', ['0', join(folder, 'disk1.img')]);
-    const job = { path: 'v', files: [request('disk1.img'), request('uefi1.img')] };
-    const code = `
+  test(
+    'a file that may not be opened has a failure, with what to do',
+    needsRoot('setpriv'),
+    async (t) => {
+      const { root, folder, request } = await folderWith(t, { 'disk1.img': 'x', 'uefi1.img': 'y' });
+      await run('chmod', ['0', join(folder, 'disk1.img')]);
+      const job = { path: 'v', files: [request('disk1.img'), request('uefi1.img')] };
+      const code = `
       import { runDigestJob } from ${source('disk/digest.js')};
       const result = await runDigestJob(${JSON.stringify(root)}, ${JSON.stringify(job)}, () => {});
       console.log(JSON.stringify(result.files));
     `;
-    const limit = ['--bounding-set=-all', '--inh-caps=-all', process.execPath];
-    const said = await run('setpriv', [...limit, '--input-type=module', '--eval', code]);
-    const [closed, open] = JSON.parse(said) as FileOutcome[];
-    assert.deepEqual(closed?.failure, {
-      code: 'unreadable',
-      reason: 'disk1.img cannot be read: permission denied',
-      cure: 'make it readable: chmod a+r disk1.img',
-    });
-    assert.equal(open?.failure, undefined);
-  });
+      const limit = ['--bounding-set=-all', '--inh-caps=-all', process.execPath];
+      const said = await run('setpriv', [...limit, '--input-type=module', '--eval', code]);
+      const [closed, open] = JSON.parse(said) as FileOutcome[];
+      assert.deepEqual(closed?.failure, {
+        code: 'unreadable',
+        reason: 'disk1.img cannot be read: permission denied',
+        cure: 'make it readable: chmod a+r disk1.img',
+      });
+      assert.equal(open?.failure, undefined);
+    },
+  );
 });
 
 suite('the content of a file is judged', () => {

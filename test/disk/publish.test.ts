@@ -13,6 +13,7 @@ import { filter, run } from '../support/command.js';
 import { createGenerations, generationOf } from '../support/generations.js';
 import { sha256 } from '../support/image-tree.js';
 import { memoryLog } from '../support/memory-log.js';
+import { needsRoot } from '../support/programs.js';
 import { inTemporaryFolder, temporaryFolder } from '../support/temporary.js';
 
 const names = ['images.json', 'images.json.gz', 'index.json', 'index.json.gz'];
@@ -298,9 +299,7 @@ function seeded(seed: number): () => number {
   };
 }
 
-const notRoot = process.getuid?.() !== 0 && 'only root can mount a small file system';
-
-describe('on a full disk', { skip: notRoot }, () => {
+describe('on a full disk', needsRoot('mount', 'umount'), () => {
   test('all documents stay as they are, nothing is left over, and room is all it takes', async (t) => {
     const streamsDir = await smallDisk(t, '128k');
     const { log } = memoryLog();
@@ -361,7 +360,7 @@ async function smallDisk(t: TestContext, size: string): Promise<string> {
   return folder;
 }
 
-test('tells that it may not write where it may not', { skip: notRoot }, async (t) => {
+test('tells that it may not write where it may not', needsRoot('mount', 'umount'), async (t) => {
   const streamsDir = await smallDisk(t, '1m');
   const { log } = memoryLog();
   const publisher = createPublisher({ streamsDir, gzip: true, log });

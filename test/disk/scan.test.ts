@@ -6,14 +6,14 @@ import { join } from 'node:path';
 import { suite, type TestContext, test } from 'node:test';
 import type { Problem, ProductFolder } from '../../src/catalog/tree.js';
 import { listProducts, scanProduct } from '../../src/disk/scan.js';
-import { missingPrograms, run } from '../support/command.js';
+import { run } from '../support/command.js';
 import { type Files, writeFiles } from '../support/image-tree.js';
 import { source } from '../support/module.js';
+import { needsRoot } from '../support/programs.js';
 import { temporaryFolder } from '../support/temporary.js';
 
 const product = 'demo/noble/amd64/default';
 const version = `${product}/20260101`;
-const notRoot = process.getuid?.() !== 0 && 'needs root';
 
 interface Found {
   /** `product/version/file`, and `product/product.yaml`. */
@@ -235,14 +235,16 @@ suite('symbolic links', () => {
     assert.deepEqual(files, [`${version}/a`]);
   });
 
-  test('to what another user owns are reported: nginx would not follow them', {
-    skip: notRoot,
-  }, async (t) => {
-    const images = await treeWith(t, { a: 'x' });
-    await symlink('a', join(images, version, 'b'));
-    await chown(join(images, version, 'a'), 1, 1);
-    assert.deepEqual(scanAll(images).problems, [`link ${version}/b`]);
-  });
+  test(
+    'to what another user owns are reported: nginx would not follow them',
+    needsRoot(),
+    async (t) => {
+      const images = await treeWith(t, { a: 'x' });
+      await symlink('a', join(images, version, 'b'));
+      await chown(join(images, version, 'a'), 1, 1);
+      assert.deepEqual(scanAll(images).problems, [`link ${version}/b`]);
+    },
+  );
 });
 
 test('a file that only its owner may read is reported: the web server is someone else', async (t) => {
@@ -275,7 +277,7 @@ suite('what is neither file nor folder', () => {
     assert.deepEqual(problems, [`kind ${version}/sock`]);
   });
 
-  test('is reported: devices', { skip: notRoot }, async (t) => {
+  test('is reported: devices', needsRoot(), async (t) => {
     const images = await treeWith(t);
     await run('mknod', [join(images, version, 'null'), 'c', '1', '3']);
     await run('mknod', [join(images, version, 'disk'), 'b', '7', '0']);
@@ -316,37 +318,39 @@ test('what vanishes before it is looked at is not there, and no problem', async 
   assert.deepEqual([folder.versions, folder.problems], [[], []]);
 });
 
-test('folders that may not be listed are one problem each, at every level', {
-  skip: missingPrograms('setpriv'),
-}, async (t) => {
-  const images = await treeWith(t, { a: 'x' });
-  const closed = [
-    'closed',
-    'demo/closed',
-    'demo/noble/closed',
-    'demo/noble/amd64/closed',
-    `${product}/20260102`,
-  ];
-  for (const path of closed) await mkdir(join(images, path), { mode: 0 });
-  await mkdir(join(images, product, '20260103'));
-  await writeFiles(join(images, product, '20260103'), { a: 'x' });
-  // Names can be listed, but not looked at.
-  await run('chmod', ['0400', join(images, product, '20260103')]);
-  const code = `
+test(
+  'folders that may not be listed are one problem each, at every level',
+  needsRoot('setpriv'),
+  async (t) => {
+    const images = await treeWith(t, { a: 'x' });
+    const closed = [
+      'closed',
+      'demo/closed',
+      'demo/noble/closed',
+      'demo/noble/amd64/closed',
+      `${product}/20260102`,
+    ];
+    for (const path of closed) await mkdir(join(images, path), { mode: 0 });
+    await mkdir(join(images, product, '20260103'));
+    await writeFiles(join(images, product, '20260103'), { a: 'x' });
+    // Names can be listed, but not looked at.
+    await run('chmod', ['0400', join(images, product, '20260103')]);
+    const code = `
     import { listProducts, scanProduct } from ${source('disk/scan.js')};
     const images = ${JSON.stringify(images)};
     const { products, problems } = listProducts(images);
     const folders = products.map((address) => scanProduct(images, address));
     console.log(JSON.stringify({ folders, problems }));
   `;
-  const limit = ['--bounding-set=-all', '--inh-caps=-all', process.execPath];
-  const said = await run('setpriv', [...limit, '--input-type=module', '--eval', code]);
-  const { folders, problems } = JSON.parse(said) as {
-    folders: ProductFolder[];
-    problems: Problem[];
-  };
-  const found = summary(folders, problems);
-  assert.deepEqual(found.files, [`${version}/a`]);
-  const expected = [...closed, `${product}/20260103/a`].map((path) => `unreadable ${path}`);
-  assert.deepEqual(found.problems, expected.sort());
-});
+    const limit = ['--bounding-set=-all', '--inh-caps=-all', process.execPath];
+    const said = await run('setpriv', [...limit, '--input-type=module', '--eval', code]);
+    const { folders, problems } = JSON.parse(said) as {
+      folders: ProductFolder[];
+      problems: Problem[];
+    };
+    const found = summary(folders, problems);
+    assert.deepEqual(found.files, [`${version}/a`]);
+    const expected = [...closed, `${product}/20260103/a`].map((path) => `unreadable ${path}`);
+    assert.deepEqual(found.problems, expected.sort());
+  },
+);

@@ -14,6 +14,12 @@ export function needs(...programs: string[]): { skip: string | false } {
   return { skip: `needs ${missing.join(', ')}` };
 }
 
+/** As {@link needs}, for what only root may do, as mounting or giving files away. */
+export function needsRoot(...programs: string[]): { skip: string | false } {
+  if (process.getuid?.() === 0 || process.env.REQUIRE_TESTS === '1') return needs(...programs);
+  return { skip: 'needs root' };
+}
+
 function isInstalled(program: string): boolean {
   return spawnSync('sh', ['-c', 'command -v "$0"', program], { env: systemEnv }).status === 0;
 }
