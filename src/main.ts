@@ -59,7 +59,7 @@ async function run<Options extends object>(
   const log = createLogger({
     level,
     ...logTarget(options, config.logging.file),
-    colour: stderr.isTTY && !plain,
+    colour: stderr.isTTY === true && !plain,
   });
   for (const warning of loaded.warnings) log.warn(warning);
   return verb(
@@ -69,7 +69,7 @@ async function run<Options extends object>(
       json: options.json === true,
       print: (text) => stdout.write(`${text}\n`),
       terminal: stderr.isTTY && options.json !== true ? stderr : undefined,
-      colour: stdout.isTTY && !plain,
+      colour: stdout.isTTY === true && !plain,
       signal: interruption(),
     },
     options,

@@ -103,7 +103,13 @@ describe('the command line', () => {
       ['list', '--config'],
     ].map(([verb = '', option = '']) => ({
       name: `wants ${verb} ${option} not to be empty`,
-      args: [verb, option, ''],
+      // Where it is not refused, there is no configuration, and nothing is done on this host.
+      args: [
+        verb,
+        ...(option === '--config' ? [] : ['--config', '/nowhere/config.toml']),
+        option,
+        '',
+      ],
       code: 2,
       says: new RegExp(
         `^error: option '${option} <\\w+>' argument '' is invalid\\. Name a path, or leave the option out\\.\n$`,
