@@ -174,21 +174,19 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       savedAt = performance.now();
       saving = saving.then(() => store.save(drafts()));
     };
+    const reading = digestProducts(changed, {
+      ...context,
+      pool,
+      catalogueOptions,
+      onDigest: (bytes) => onStage('digest', bytes),
+      onSettle: () => onStage('settle', 0),
+      onRead,
+    });
     try {
-      return await digestProducts(changed, {
-        ...context,
-        pool,
-        catalogueOptions,
-        onDigest: (bytes) => onStage('digest', bytes),
-        onSettle: () => onStage('settle', 0),
-        onRead,
-      });
+      return await reading.finally(() => saving);
     } catch (error) {
-      await saving;
       await keep(drafts());
       throw error;
-    } finally {
-      await saving;
     }
   }
 

@@ -34,7 +34,8 @@ export interface Publisher {
    * Publishes `documents`.
    *
    * @returns the names of the documents that were replaced; none where all was in place.
-   * @throws ServerError DISK_FULL, DENIED or IO; then the documents are what they were.
+   * @throws ServerError DISK_FULL, DENIED or IO. Then the documents are what they were, unless the disk
+   *   failed while they got their names: then those before that are new, each of them whole.
    */
   publish(documents: Documents): Promise<string[]>;
   /** The files of the documents as they are now: equal texts mean that nothing has replaced them. */

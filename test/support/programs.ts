@@ -1,5 +1,5 @@
 /** Programs that a test needs beside Node: absent ones skip it with a reason, or fail it where CI demands all. */
-import { spawnSync } from 'node:child_process';
+import { missingPrograms } from './command.js';
 
 /** The environment for programs of the system's, some of which stand in sbin. */
 export const systemEnv = { ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` };
@@ -9,17 +9,11 @@ export const systemEnv = { ...process.env, PATH: `${process.env.PATH}:/usr/sbin:
  * With REQUIRE_TESTS=1 it is never skipped, so that a missing program fails it.
  */
 export function needs(...programs: string[]): { skip: string | false } {
-  const missing = programs.filter((program) => !isInstalled(program));
-  if (missing.length === 0 || process.env.REQUIRE_TESTS === '1') return { skip: false };
-  return { skip: `needs ${missing.join(', ')}` };
+  return { skip: process.env.REQUIRE_TESTS !== '1' && missingPrograms(...programs) };
 }
 
 /** As {@link needs}, for what only root may do, as mounting or giving files away. */
 export function needsRoot(...programs: string[]): { skip: string | false } {
   if (process.getuid?.() === 0 || process.env.REQUIRE_TESTS === '1') return needs(...programs);
   return { skip: 'needs root' };
-}
-
-function isInstalled(program: string): boolean {
-  return spawnSync('sh', ['-c', 'command -v "$0"', program], { env: systemEnv }).status === 0;
 }
