@@ -16,6 +16,21 @@ const layers: { name: string; files: RegExp; mayImport: string[] }[] = [
   {
     name: 'cli',
     files: /^cli\//,
+    mayImport: [
+      'daemon',
+      'story',
+      'config',
+      'disk',
+      'mirror',
+      'server',
+      'trust',
+      'catalog',
+      'base',
+    ],
+  },
+  {
+    name: 'daemon',
+    files: /^daemon\//,
     mayImport: ['story', 'config', 'disk', 'mirror', 'server', 'trust', 'catalog', 'base'],
   },
   {

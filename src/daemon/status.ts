@@ -1,0 +1,65 @@
+/** What the daemon tells of itself over its control socket; times are ISO 8601 in UTC. */
+import type { Problem } from '../catalog/tree.js';
+
+export interface DaemonStatus {
+  /** Of the program. */
+  version: string;
+  pid: number;
+  started: string;
+  /** The root that it works on, absolute. */
+  root: string;
+  activity: Activity;
+  /** What is published. */
+  catalogue: { products: number; versions: number; bytes: number };
+  /** The last publication of this daemon that changed something: when, and how long the run took. */
+  published?: { at: string; ms: number };
+  /** What is not published, and why: the first {@link mostHeld} of `heldCount`. */
+  held: HeldBack[];
+  heldCount: number;
+  watching: Watching;
+  /** The embedded server: where it listens, or why it does not. */
+  server: { url: string } | { reason: string };
+  jobs: JobStatus[];
+  process: {
+    /** Resident memory in bytes. */
+    memory: number;
+    /** The longest time for which nothing else was answered, in milliseconds, since the start. */
+    longestPauseMs: number;
+  };
+}
+
+/** How many held back versions a status names. */
+export const mostHeld = 1000;
+
+export interface Activity {
+  /** `waiting`: it cannot work now, and `detail` says why; it goes on by itself. */
+  doing: 'starting' | 'idle' | 'scan' | 'digest' | 'publish' | 'waiting' | 'ending';
+  detail?: string;
+  /** For `digest`: how far it is. */
+  bytes?: { done: number; total: number };
+  since: string;
+}
+
+export interface HeldBack extends Problem {
+  /** When it will be looked at again by itself. */
+  until?: string;
+}
+
+export interface Watching {
+  /** `timer`: not every folder could be watched, for `reason`, and the whole tree is looked at now and then. */
+  mode: 'events' | 'timer';
+  /** How many folders are watched. */
+  folders: number;
+  reason?: string;
+}
+
+export interface JobStatus {
+  name: string;
+  /** A cron expression; '' is never. */
+  schedule: string;
+  state: 'idle' | 'queued' | 'running';
+  next?: string;
+  last?: { at: string; ms: number; failure?: string };
+  /** How many times its hour came and it could not run, since the start. */
+  missed: number;
+}
