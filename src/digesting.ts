@@ -7,7 +7,7 @@ import {
   type CatalogueOptions,
   type DigestJob,
   missingDigests,
-  settlingUntil,
+  settlingTimes,
 } from './catalog/completeness.js';
 import { digestsOf, recallDigests, type Scanned } from './catalog/record.js';
 import { type FileEntry, type ProductFolder, productPath } from './catalog/tree.js';
@@ -22,6 +22,8 @@ export interface DigestingOptions {
   pool: Pool;
   /** What decides whether a version may be read yet; asked anew each time, for its clock. */
   catalogueOptions: () => CatalogueOptions;
+  /** Whether to wait for versions to settle; without that they are left as they are. */
+  wait: boolean;
   signal?: AbortSignal | undefined;
   /** Is told how many bytes are about to be read. */
   onDigest: (bytes: number) => void;
@@ -45,11 +47,11 @@ export async function digestProducts(
 ): Promise<number> {
   const files = await digestAll(products, options);
   const now = options.catalogueOptions();
-  const settling = products.filter(({ folder }) => settlingUntil(folder, now) !== undefined);
-  if (settling.length === 0) return files;
+  const settling = products.filter(({ folder }) => settlingTimes(folder, now) !== undefined);
+  if (settling.length === 0 || !options.wait) return files;
   options.onSettle();
   const until = settling.reduce(
-    (latest, { folder }) => Math.max(latest, settlingUntil(folder, now) ?? 0),
+    (latest, { folder }) => Math.max(latest, settlingTimes(folder, now)?.last ?? 0),
     0,
   );
   await wait(until - now.now, options.signal);

@@ -3,6 +3,7 @@
  */
 import { realpath, stat } from 'node:fs/promises';
 import { join, relative } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { resolveAliases, withoutTwins } from './catalog/aliases.js';
 import type { CatalogueOptions } from './catalog/completeness.js';
 import { createImagesDocumentBuilder, type ProductEntry } from './catalog/images-document.js';
@@ -11,19 +12,18 @@ import {
   draftRecord,
   makeRecord,
   type ProductRecord,
-  recallDigests,
   type Scanned,
   type Totals,
 } from './catalog/record.js';
 import { indexText, newest } from './catalog/streams.js';
-import { compareNames, type Problem, type ProductFolder, productPath } from './catalog/tree.js';
+import { compareNames, type Problem } from './catalog/tree.js';
 import { digestProducts } from './digesting.js';
 import type { Pool } from './disk/pool.js';
 import { createPublisher } from './disk/publish.js';
 import { createRecordStore, type Kept } from './disk/record-store.js';
-import type { ScanRequest } from './disk/tasks.js';
 import { ServerError, systemCode, systemText } from './errors.js';
 import type { Logger } from './log.js';
+import { type Scan, scanTree, stillSame } from './scanning.js';
 
 export interface PipelineOptions {
   /** Absolute. */
@@ -32,8 +32,6 @@ export interface PipelineOptions {
   publish: { settle: number; gzip: boolean };
   pool: Pool;
   log: Logger;
-  /** Reads every file again in the first run, whatever is remembered of it. Default: no. */
-  rebuild?: boolean;
   /** How often to keep what has been read so far, in milliseconds. Default: 30,000. */
   saveEvery?: number;
 }
@@ -45,6 +43,18 @@ export interface RunOptions {
   signal?: AbortSignal;
   /** Is told the stage, and for `digest` how many bytes there are to read. */
   onStage?: (stage: Stage, bytes: number) => void;
+  /** Reads every file again, whatever is remembered of it. Default: no. */
+  rebuild?: boolean;
+  /**
+   * Folders below the images folder in which something may have changed since the last run: products, or
+   * folders above them for all that is below. Default: everywhere. The first run looks everywhere.
+   */
+  folders?: readonly string[];
+  /**
+   * For an owner that runs again and again: does not wait for versions to settle, and leaves it to
+   * {@link Pipeline.save} to keep what was learned. Default: no.
+   */
+  passing?: boolean;
 }
 
 /** What a run found and did. */
@@ -65,99 +75,100 @@ export interface RunResult {
 
 export interface Pipeline {
   /**
-   * Brings the documents up to date with the tree as it is now.
+   * Brings the documents up to date with the tree as it is now. One run at a time.
    *
    * @throws ServerError NOT_INITIALISED, CONFIG, DENIED, DISK_FULL, IO, or INTERRUPTED after an abort.
    */
   run(options?: RunOptions): Promise<RunResult>;
+  /** Keeps for other processes what the runs have learned, unless that is done. */
+  save(): Promise<void>;
+  /** Products that are to be looked at again though nothing changes, and when, in milliseconds since 1970. */
+  pending(): Map<string, number>;
 }
 
 /** A pipeline that remembers what it published: a later run costs as much as what has changed. */
 export function createPipeline(options: PipelineOptions): Pipeline {
-  const { paths, pool, log, rebuild = false, saveEvery = 30_000 } = options;
+  const { paths, pool, log, saveEvery = 30_000 } = options;
   const prefix = relative(paths.root, paths.images);
   const indexPath = relative(paths.root, join(paths.streams, 'images.json'));
   const store = createRecordStore({ stateDir: paths.state, imagesDir: paths.images, prefix, log });
   const publisher = createPublisher({ streamsDir: paths.streams, gzip: options.publish.gzip, log });
   const buildImages = createImagesDocumentBuilder();
   let last: Kept | undefined;
+  let isSaved = true;
+  /** What lies above the products and cannot be published. */
+  let above: Problem[] = [];
 
   return {
-    async run({ signal, onStage = () => {} } = {}) {
+    async run({ signal, onStage = () => {}, rebuild = false, passing = false, ...where } = {}) {
       const clock = stopwatch();
       onStage('scan', 0);
       const imagesDir = await imagesFolder(paths.images);
-      const keeping: Kept | Promise<Kept> =
-        last ?? (rebuild ? { records: new Map() } : store.load());
-      const tree = await scan(imagesDir, keeping);
+      const folders = last === undefined || rebuild ? undefined : where.folders;
+      const keeping = rebuild ? { records: new Map() } : (last ?? store.load());
+      const context = { imagesDir, folders, signal, onStage, wait: !passing };
+      const tree = await look(context, keeping);
       const ms = { scan: clock(), digest: 0, publish: 0 };
 
-      const { read, ...stock } = await digest(tree, { imagesDir, signal, onStage });
+      const kept = await keeping;
+      const { read, ...stock } = await digest(tree, { ...context, kept });
       ms.digest = clock();
 
       onStage('publish', 0);
-      const records = stock.records.sort(byProductId);
+      const records = inProductOrder(stock.records);
       const admitted = admit(records);
-      const kept = await keeping;
       const published = await publish(admitted, { records, kept });
       ms.publish = clock();
-      if (last !== kept) await store.save(records, last?.documents);
+      if (!passing) await save();
 
       const ofRecords = records.flatMap((record) => record.problems);
       const problems = [...stock.problems, ...ofRecords, ...admitted.problems];
       const products = admitted.entries.length;
       return { products, ...sumTotals(records), read, published, problems, ms };
     },
+    save,
+    pending() {
+      const records = [...(last?.records.values() ?? [])];
+      return new Map(
+        records.flatMap(({ path, again }) => (again === undefined ? [] : [[path, again]])),
+      );
+    },
   };
 
-  /** Looks at the whole tree; products under the fingerprint of a final record are not unpacked. */
-  async function scan(imagesDir: string, keeping: Kept | Promise<Kept>): Promise<Scan> {
-    const { products: addresses, problems } = await pool
-      .listProducts(imagesDir)
-      .catch((error: unknown) => {
+  async function look(
+    { imagesDir, folders }: Pick<DigestContext, 'imagesDir' | 'folders'>,
+    keeping: Kept | Promise<Kept>,
+  ): Promise<Scan> {
+    const records = Promise.resolve(keeping).then((kept) => kept.records);
+    return await scanTree(records, { imagesDir, pool, folders, problems: above }).catch(
+      (error: unknown) => {
         throw systemCode(error) ? imagesFolderError(imagesDir, error) : error;
-      });
-    const { records } = await keeping;
-    const requests = addresses.map((address): ScanRequest => {
-      const record = records.get(address.join('/'));
-      return { address, known: record?.final === true ? record.fingerprint : undefined };
-    });
-    const unchanged: ProductRecord[] = [];
-    const changed: Scanned[] = [];
-    for (const scanned of await pool.scan(imagesDir, requests)) {
-      const record = records.get(scanned.path);
-      if (scanned.folder === undefined) {
-        if (record !== undefined) unchanged.push(record);
-        continue;
-      }
-      const folder = JSON.parse(scanned.folder) as ProductFolder;
-      if (record !== undefined) recallDigests(folder, JSON.parse(record.digests.toString()));
-      changed.push({ folder, fingerprint: scanned.fingerprint });
-    }
-    return { unchanged, changed, problems };
+      },
+    );
   }
 
   /**
    * Reads what is missing. That can take hours, in which the tree goes on changing: so it is looked at
    * again until it has stayed the same. What is restless beyond that is published as far as it is known.
    */
-  async function digest(tree: Scan, context: DigestContext): Promise<Stock> {
+  async function digest(tree: Scan, context: DigestContext & { kept: Kept }): Promise<Stock> {
     const read = { files: 0, bytes: -pool.bytesRead() };
+    const record = (product: Scanned) => {
+      const made = makeRecord(product, catalogueOptions());
+      return withOldEntry(made, context.kept.records.get(made.path));
+    };
     let { unchanged, changed, problems } = tree;
     for (let round = 1; changed.length > 0; round++) {
       read.files += await readMissing({ unchanged, changed }, context);
-      const records = [...unchanged, ...changed.map(record)];
-      const now = await scan(context.imagesDir, { records: byPath(records) });
+      const records = byPath([...unchanged, ...changed.map(record)]);
+      const now = await look(context, { records });
       problems = now.problems;
-      ({ unchanged, changed } = stillSame(now, byPath(records)));
+      ({ unchanged, changed } = stillSame(now, records));
       if (round === mostRounds) break;
     }
+    above = problems;
     read.bytes += pool.bytesRead();
     return { records: [...unchanged, ...changed.map(record)], problems, read };
-  }
-
-  function record(product: Scanned): ProductRecord {
-    return makeRecord(product, catalogueOptions());
   }
 
   /** Reads the files that lack digests, and keeps what was learned: now and then, and at an early end. */
@@ -190,21 +201,26 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     }
   }
 
-  /** Publishes, unless nothing has changed and the documents are the ones made of these very records. */
+  /** Publishes, unless nothing has changed and the documents are the ones made of these very entries. */
   async function publish(
     { entries, aliases }: Admitted,
     { records, kept }: { records: ProductRecord[]; kept: Kept },
   ): Promise<string[]> {
     const isOld = (record: ProductRecord) => kept.records.get(record.path) === record;
-    const isNew = kept.records.size > records.length || !records.every(isOld);
+    isSaved &&= kept.records.size === records.length && records.every(isOld);
+    const isShown = (record: ProductRecord) =>
+      kept.records.get(record.path)?.entry === record.entry;
+    const shown = [...kept.records.values()].filter(({ entry }) => entry !== undefined);
+    const isNew = shown.length !== entriesOf(records).length || !records.every(isShown);
     if (!isNew && kept.documents === (await publisher.present())) {
-      last = kept;
+      last = { records: byPath(records), documents: kept.documents };
       return [];
     }
     const heads = entries.map(({ head }) => head);
     const updated = newest(heads);
     const index = Buffer.from(indexText(heads, { updated, path: indexPath }));
     const images = buildImages({ products: entries, aliases, updated });
+    isSaved = false;
     const published = await publisher.publish({ images, index }).catch(async (error: unknown) => {
       await keep(records);
       throw error;
@@ -214,9 +230,16 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     return published;
   }
 
+  async function save(): Promise<void> {
+    if (isSaved || last === undefined) return;
+    isSaved = true;
+    await store.save(last.records.values(), last.documents);
+  }
+
   /** Has the next run go on from here, of this pipeline and of others, where the documents are not up to date. */
   async function keep(records: readonly ProductRecord[]): Promise<void> {
     last = { records: byPath(records) };
+    isSaved = true;
     await store.save(records);
   }
 
@@ -225,18 +248,11 @@ export function createPipeline(options: PipelineOptions): Pipeline {
   }
 }
 
-/** What the tree is now, against what is known of it. */
-interface Scan {
-  /** Of the products that are as they were. */
-  unchanged: ProductRecord[];
-  /** The others, with the digests that are still good. */
-  changed: Scanned[];
-  problems: Problem[];
-}
-
 type DigestContext = Required<Pick<RunOptions, 'onStage'>> & {
   imagesDir: string;
+  folders: readonly string[] | undefined;
   signal: AbortSignal | undefined;
+  wait: boolean;
 };
 
 /** All that is known of the tree at last. */
@@ -247,16 +263,17 @@ interface Stock extends Pick<RunResult, 'read' | 'problems'> {
 /** How often the tree is read and looked at again before a restless one is published as it is known. */
 const mostRounds = 3;
 
-/** A scan in which a product counts as unchanged under its fingerprint, also where its record is not final. */
-function stillSame(scan: Scan, records: Kept['records']): Pick<Scan, 'unchanged' | 'changed'> {
-  const unchanged = [...scan.unchanged];
-  const changed = scan.changed.filter((product) => {
-    const record = records.get(productPath(product.folder));
-    if (record?.fingerprint !== product.fingerprint) return true;
-    unchanged.push(record);
-    return false;
-  });
-  return { unchanged, changed };
+/** `record` with the very entry of `old` where both say the same: what is made of it need not be made again. */
+function withOldEntry(record: ProductRecord, old: ProductRecord | undefined): ProductRecord {
+  const { entry } = record;
+  if (entry === undefined || old?.entry === undefined) return record;
+  const isSame =
+    entry.versions.equals(old.entry.versions) && isDeepStrictEqual(entry.head, old.entry.head);
+  return isSame ? { ...record, entry: old.entry } : record;
+}
+
+function entriesOf(records: readonly ProductRecord[]): ProductEntry[] {
+  return records.flatMap(({ entry }) => entry ?? []);
 }
 
 interface Admitted {
@@ -267,7 +284,7 @@ interface Admitted {
 
 /** What is published of `records`, in product order, and who keeps which alias. */
 function admit(records: readonly ProductRecord[]): Admitted {
-  const { products, problems: twins } = withoutTwins(records.flatMap(({ entry }) => entry ?? []));
+  const { products, problems: twins } = withoutTwins(entriesOf(records));
   const { aliases, problems } = resolveAliases(products.map(({ head }) => head));
   return { entries: products, aliases, problems: [...twins, ...problems] };
 }
@@ -307,8 +324,10 @@ function byPath(records: readonly ProductRecord[]): Kept['records'] {
   return new Map(records.map((record) => [record.path, record]));
 }
 
-function byProductId(a: ProductRecord, b: ProductRecord): number {
-  return compareNames(a.path.replaceAll('/', ':'), b.path.replaceAll('/', ':'));
+/** Products in the order of their IDs. */
+function inProductOrder(records: readonly ProductRecord[]): ProductRecord[] {
+  const keyed = records.map((record) => ({ id: record.path.replaceAll('/', ':'), record }));
+  return keyed.sort((a, b) => compareNames(a.id, b.id)).map(({ record }) => record);
 }
 
 function sumTotals(records: readonly ProductRecord[]): Totals {

@@ -138,8 +138,8 @@ describe('the documents', () => {
     const site = await makeSite(t);
     await fillTree(site.root);
     const { ms: _ms, published: _all, ...first } = await site.update();
-    const rebuilt = siteIn(site.root, { rebuild: true });
-    const { ms: _, published, ...again } = await rebuilt.update();
+    const rebuilding = createPipeline(site.options).run({ rebuild: true });
+    const { ms: _, published, ...again } = await rebuilding;
     assert.deepEqual(again, first);
     assert.deepEqual(published, []);
   });
@@ -589,12 +589,12 @@ describe('a run that is interrupted', () => {
 
   for (const rebuild of [false, true]) {
     test(`keeps what it has read for itself, rebuilding or not: ${rebuild}`, async (t) => {
-      const site = await makeSite(t, { rebuild });
+      const site = await makeSite(t);
       await addOld(site.root, 'a/x/amd64/default/20260101');
       let use = pool;
       const changeable: Pool = { ...pool, digest: (...args) => use.digest(...args) };
       const pipeline = createPipeline({ ...site.options, pool: changeable });
-      await pipeline.run();
+      await pipeline.run({ rebuild });
       await addOld(site.root, 'a/x/amd64/default/20260102');
       await addHuge(site.root);
       await interrupt(site, (interrupting) => {

@@ -23,15 +23,21 @@ export interface ProductResult {
   product?: Product;
   /** Versions held back and files passed over, each with its reason. */
   problems: Problem[];
-  /** Whether a version waits for time to pass or for files to be read, and is to be judged again. */
-  pending: boolean;
+  /** When a version can be judged again that waits for time to pass or was not read, in milliseconds since 1970. */
+  again?: number;
+  /** Names of versions that were read in vain: they changed meanwhile, or are not what SHA256SUMS states. */
+  restless: string[];
 }
+
+/** How soon to look again at what changed while it was read, in milliseconds. */
+const retryAfter = 1000;
 
 /** What may be published of `folder`, from names, sizes and digests alone. */
 export function catalogueProduct(folder: ProductFolder, options: CatalogueOptions): ProductResult {
   const problems = [...folder.problems];
   const complete: VersionFolder[] = [];
-  let pending = false;
+  const restless: string[] = [];
+  const times: number[] = [];
   for (const version of folder.versions) {
     const verdict = judgeVersion(version, options);
     if (verdict === 'complete') complete.push(version);
@@ -40,13 +46,19 @@ export function catalogueProduct(folder: ProductFolder, options: CatalogueOption
       if (!isExplained(verdict.fault, path, folder.problems)) {
         problems.push({ path, ...verdict.fault });
       }
-      pending ||= verdict.settlesAt !== undefined || verdict.unread === true;
+      if (restlessCodes.has(verdict.fault.code)) restless.push(version.name);
+      const retryAt = verdict.unread === true ? [options.now + retryAfter] : [];
+      times.push(...[verdict.settlesAt ?? retryAt].flat());
     }
   }
   problems.push(...sideFileProblems(folder, complete));
-  if (complete.length === 0) return { problems, pending };
-  return { product: buildProduct(folder, complete, options), problems, pending };
+  const result: ProductResult = { problems, restless };
+  if (times.length > 0) result.again = Math.min(...times);
+  if (complete.length > 0) result.product = buildProduct(folder, complete, options);
+  return result;
 }
+
+const restlessCodes = new Set<Fault['code']>(['changed', 'sums-mismatch']);
 
 const hidingCodes = new Set<Fault['code']>(['unreadable', 'link', 'kind', 'name']);
 

@@ -60,16 +60,20 @@ export function missingDigests(folder: ProductFolder, options: CatalogueOptions)
   return jobs;
 }
 
-/** When the last of the versions that only have to be left alone for a while can be judged. */
-export function settlingUntil(
+/**
+ * When the versions that only have to be left alone for a while can be judged, in milliseconds since 1970:
+ * the first of them, and the last.
+ */
+export function settlingTimes(
   folder: ProductFolder,
   options: CatalogueOptions,
-): number | undefined {
+): { first: number; last: number } | undefined {
   const times = folder.versions.flatMap((version) => {
     const obstacle = obstacleInNames(version) ?? obstacleInTime(version, options);
     return obstacle?.settlesAt ?? [];
   });
-  return times.length > 0 ? Math.max(...times) : undefined;
+  if (times.length === 0) return undefined;
+  return { first: Math.min(...times), last: Math.max(...times) };
 }
 
 /** What stands in the way of a version. */
@@ -176,11 +180,10 @@ function missingListed(version: VersionFolder): Obstacle | undefined {
 
 /** Files that nothing vouches for must have been left alone for the settle time. */
 function obstacleInTime(version: VersionFolder, options: CatalogueOptions): Obstacle | undefined {
-  const sums = sumsOf(version);
+  // What was put in its place whole was written elsewhere, and is not being written any more.
+  if (version.placed === true) return undefined;
   const touched = version.files
-    .filter(
-      ({ name }) => sums === undefined || (!Object.hasOwn(sums, name) && name !== 'SHA256SUMS'),
-    )
+    .filter((file) => !isVouchedFor(file, version))
     .reduce((latest, file) => Math.max(latest, file.touched), -Infinity);
   const age = options.now - touched;
   // A clock that was set back leaves times in the future: those files are as old as they can get.
@@ -189,6 +192,16 @@ function obstacleInTime(version: VersionFolder, options: CatalogueOptions): Obst
     cure: 'it is published once it has been left alone for the settle time',
   });
   return { ...obstacle, settlesAt: touched + options.settle };
+}
+
+/** Whether a file need not be left alone: SHA256SUMS tells when it is whole, or it has been read as it is. */
+function isVouchedFor(file: FileEntry, version: VersionFolder): boolean {
+  // New permissions or a further name touch a file as well, and leave the content what it was.
+  if (file.digest !== undefined && file.fleeting !== true) return true;
+  // A file that grows is not read over and over again to see whether it fits SHA256SUMS by now.
+  if (version.restless === true) return false;
+  const sums = sumsOf(version);
+  return sums !== undefined && (Object.hasOwn(sums, file.name) || file.name === 'SHA256SUMS');
 }
 
 /** What reading the files has shown. */

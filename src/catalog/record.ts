@@ -19,7 +19,7 @@ import {
  * Raised whenever the same tree and digests would give another record, or records are kept in another way:
  * older ones are then not used.
  */
-export const recordFormat = 1;
+export const recordFormat = 2;
 
 /** `[name, stamp, digest]` of files, by version; those of the product folder itself under ''. */
 export type KnownDigests = Record<string, [name: string, stamp: string, digest: FileDigest][]>;
@@ -31,6 +31,10 @@ export interface ProductRecord {
   fingerprint: string;
   /** Whether this is all there is to say for as long as the fingerprint is the same. */
   final: boolean;
+  /** When there may be more to say though nothing changes, in milliseconds since 1970. */
+  again?: number;
+  /** Names of versions that were read in vain. */
+  restless: string[];
   /** What is published; absent where no version is complete. */
   entry?: ProductEntry;
   totals: Totals;
@@ -56,18 +60,28 @@ export function makeRecord(
   { folder, fingerprint }: Scanned,
   options: CatalogueOptions,
 ): ProductRecord {
-  const { product, problems, pending } = catalogueProduct(folder, options);
+  const { product, problems, again, restless } = catalogueProduct(folder, options);
+  const files = allFiles(folder);
   const record: ProductRecord = {
     ...draftRecord({ folder, fingerprint }),
     // What waits for time to pass, or could not be read, is looked at again.
-    final: !pending && allFiles(folder).every(isLasting),
+    final: again === undefined && files.every(isLasting),
+    restless,
     totals: totalsOf(product),
     problems,
   };
+  const readAgain = files.some((file) => file.fleeting === true)
+    ? options.now + longestTick
+    : Infinity;
+  const next = Math.min(again ?? Infinity, readAgain);
+  if (next < Infinity) record.again = next;
   if (product === undefined) return record;
   const versions = Buffer.from(versionsText(product.versions));
   return { ...record, entry: { head: product.head, versions } };
 }
+
+/** How long a file can change without a new stamp, on file systems that keep whole seconds; in milliseconds. */
+const longestTick = 2100;
 
 /** A record that keeps the digests of `folder`, and leaves everything else to the next run. */
 export function draftRecord({ folder, fingerprint }: Scanned): ProductRecord {
@@ -75,17 +89,26 @@ export function draftRecord({ folder, fingerprint }: Scanned): ProductRecord {
     path: productPath(folder),
     fingerprint,
     final: false,
+    restless: [],
     totals: { versions: 0, bytes: 0 },
     problems: [],
     digests: Buffer.from(JSON.stringify(digestsOf(folder))),
   };
 }
 
+/** Gives `folder` what `record` knows of it: digests of files that are as they were, and which versions are restless. */
+export function recall(folder: ProductFolder, record: ProductRecord): void {
+  recallDigests(folder, JSON.parse(record.digests.toString()) as KnownDigests);
+  for (const version of folder.versions) {
+    if (record.restless.includes(version.name)) version.restless = true;
+  }
+}
+
 /** Gives the files of `folder` the digests in `known` that stand under their names and stamps. */
 export function recallDigests(folder: ProductFolder, known: KnownDigests): void {
-  if (folder.yaml !== undefined) recall([folder.yaml], known['']);
+  if (folder.yaml !== undefined) recallFiles([folder.yaml], known['']);
   for (const { name, files } of folder.versions) {
-    if (Object.hasOwn(known, name)) recall(files, known[name]);
+    if (Object.hasOwn(known, name)) recallFiles(files, known[name]);
   }
 }
 
@@ -97,7 +120,7 @@ export function digestsOf(folder: ProductFolder): KnownDigests {
   return known;
 }
 
-function recall(files: readonly FileEntry[], known: KnownDigests[string] = []): void {
+function recallFiles(files: readonly FileEntry[], known: KnownDigests[string] = []): void {
   for (const [name, stamp, digest] of known) {
     const file = files.find((candidate) => candidate.name === name && candidate.stamp === stamp);
     if (file !== undefined) file.digest = digest;

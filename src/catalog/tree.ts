@@ -222,6 +222,10 @@ export interface VersionFolder {
   files: FileEntry[];
   /** Names of unfinished uploads in it. */
   temporaries: string[];
+  /** True where the folder was renamed, or given its times, after all that is in it was last changed. */
+  placed?: true;
+  /** True where it was read in vain lately: it changed meanwhile, or was not what its SHA256SUMS states. */
+  restless?: true;
 }
 
 /** One `<env>/<release>/<arch>/<type>` folder, in the order in which products are published. */

@@ -54,8 +54,8 @@ export async function publishLocked(
     if (stage === 'publish') closing = pool.close();
   };
   try {
-    const pipeline = createPipeline({ paths, publish, pool, log, rebuild });
-    return await pipeline.run({ signal, onStage });
+    const pipeline = createPipeline({ paths, publish, pool, log });
+    return await pipeline.run({ signal, onStage, rebuild });
   } finally {
     progress.stop();
     await Promise.all([closing, pool.close()]);

@@ -80,19 +80,46 @@ function scanVersion(place: Place, name: string): VersionFolder {
   const version: VersionFolder = { name, files: [], temporaries: [] };
   // Every file is looked at anyway, so the folder is asked for names alone.
   const names = list(place, () => readdirSync(absolute(place)));
+  let touched = 0n;
   for (const file of names.sort(compareNames)) {
     if (isTemporary(file)) version.temporaries.push(file);
-    else if (isWanted(place, file)) scanFile(place, file, version);
+    else if (isWanted(place, file)) {
+      const stat = scanFile(place, file, version);
+      if (stat !== undefined && stat.ctimeNs > touched) touched = stat.ctimeNs;
+    }
   }
+  if (isPlaced(place, touched)) version.placed = true;
   return version;
+}
+
+/** How long after its last change nobody asks any more how a version came to its place, in nanoseconds: a day. */
+const longAgo = 86_400_000_000_000n;
+
+/**
+ * Whether a version folder was renamed, or given its times, after all in it was last changed. An upload
+ * into the folder leaves it with one time for both its entries and its attributes, or with younger files;
+ * and programs that set a folder's times (`cp -a`, `rsync -a`, `scp -p`) do so when they are done with it.
+ *
+ * @param touched when its files were last changed, in nanoseconds since 1970.
+ */
+function isPlaced(place: Place, touched: bigint): boolean {
+  if (BigInt(Date.now()) * 1_000_000n - touched > longAgo) return false;
+  try {
+    const { ctimeNs, mtimeNs } = statSync(absolute(place), { bigint: true });
+    return ctimeNs > mtimeNs && ctimeNs > touched;
+  } catch {
+    // It has vanished; then nothing is in it either.
+    return false;
+  }
 }
 
 /** The web server runs as another user, in the same group perhaps. */
 const othersMayRead = 0o044n;
 
-function scanFile(place: Place, name: string, version: VersionFolder): void {
+/** @returns what the file system says of the file, where it is taken up. */
+function scanFile(place: Place, name: string, version: VersionFolder): BigIntStats | undefined {
   const entry = lookAt(place, name);
-  if (entry === undefined) return;
+  if (entry === undefined) return undefined;
   const kind = kindIn(place, name, entry);
   if (kind === 'folder') {
     report(place, name, {
@@ -101,16 +128,19 @@ function scanFile(place: Place, name: string, version: VersionFolder): void {
       cure: 'put its files into the version itself',
     });
   }
-  if (kind !== 'file') return;
+  if (kind !== 'file') return undefined;
   const stat = entry.isSymbolicLink() ? lookAt(place, name, { follow: true }) : entry;
-  if (stat === undefined) return;
+  if (stat === undefined) return undefined;
   if ((stat.mode & othersMayRead) === 0n) {
     report(place, name, {
       code: 'unreadable',
       reason: 'the web server, as another user, may not read it',
       cure: 'make it readable: chmod a+r',
     });
-  } else version.files.push(fileEntry(name, stat));
+    return undefined;
+  }
+  version.files.push(fileEntry(name, stat));
+  return stat;
 }
 
 interface Place {

@@ -6,7 +6,7 @@ import { catalogueProduct } from '../../src/catalog/catalog.js';
 import {
   type CatalogueOptions,
   missingDigests,
-  settlingUntil,
+  settlingTimes,
 } from '../../src/catalog/completeness.js';
 import type { Item, ProductHead } from '../../src/catalog/product.js';
 import type {
@@ -25,6 +25,7 @@ import {
   aSumsFile,
   aVersion,
   combined,
+  type FileValue,
   madeAt,
   type ProductValue,
   type Reader,
@@ -70,7 +71,7 @@ describe('a version is published', () => {
   ];
   for (const [title, files] of complete) {
     test(title, () => {
-      const { product, pending } = catalogueProduct(
+      const { product, again } = catalogueProduct(
         aProduct({ versions: [aVersion('20260103', { files })] }),
         settled,
       );
@@ -78,14 +79,14 @@ describe('a version is published', () => {
         product?.versions.map(({ name }) => name),
         ['20260103'],
       );
-      assert.equal(pending, false);
+      assert.equal(again, undefined);
     });
   }
 });
 
 describe('a version is held back', () => {
   const full = ['lxd.tar.xz', 'rootfs.squashfs'];
-  const fresh = { touched: settled.now - 1_000 };
+  const fresh = { touched: settled.now - 1_000, unread: true };
   interface Held {
     title: string;
     version: VersionFolder;
@@ -223,7 +224,7 @@ describe('a version is held back', () => {
     test(title, () => {
       const result = catalogueProduct(aProduct({ versions: [version] }), settled);
       assert.equal(result.product, undefined);
-      assert.equal(result.pending, pending);
+      assert.equal(result.again !== undefined, pending);
       const [problem, ...more] = result.problems;
       assert.deepEqual(more, []);
       assert.equal(problem?.path, `${path}/${version.name}`);
@@ -318,7 +319,7 @@ describe('YAML beside the images', () => {
 describe('the settle time', () => {
   const touchedAt = (touched: number) =>
     aProduct({ versions: [aVersion('20260103', { files: ['lxd.tar.xz', fileAt(touched)] })] });
-  const fileAt = (touched: number) => aFile('rootfs.squashfs', { touched });
+  const fileAt = (touched: number) => aFile('rootfs.squashfs', { touched, fleeting: true });
   const now = madeAt + 1_000_000;
   const cases: [title: string, touched: number, settle: number, until: number | undefined][] = [
     ['is over when it has passed', now - 2_000, 2_000, undefined],
@@ -334,24 +335,49 @@ describe('the settle time', () => {
     test(title, () => {
       const options = { ...settled, now, settle };
       const folder = touchedAt(touched);
-      assert.equal(settlingUntil(folder, options), until);
-      assert.equal(catalogueProduct(folder, options).pending, until !== undefined);
+      assert.deepEqual(settlingTimes(folder, options), until && { first: until, last: until });
+      assert.equal(catalogueProduct(folder, options).again, until);
       assert.equal(catalogueProduct(folder, options).product === undefined, until !== undefined);
     });
   }
 
-  test('is that of the file touched last, and of the version that takes longest', () => {
+  test('is that of the file touched last, and told of the first and the last version', () => {
     const versions = [now - 1_500, now - 500, now - 1_000].map((touched, index) =>
       aVersion(`2026010${index + 1}`, { files: ['lxd.tar.xz', fileAt(touched)] }),
     );
     const options = { ...settled, now, settle: 2_000 };
-    assert.equal(settlingUntil(aProduct({ versions }), options), now + 1_500);
+    const folder = aProduct({ versions });
+    assert.deepEqual(settlingTimes(folder, options), { first: now + 500, last: now + 1_500 });
+    assert.equal(catalogueProduct(folder, options).again, now + 500);
   });
 
   test('is not waited for where names alone hold a version back', () => {
     const files = [aFile('rootfs.squashfs', { touched: now })];
     const folder = aProduct({ versions: [aVersion('20260103', { files })] });
-    assert.equal(settlingUntil(folder, { ...settled, now }), undefined);
+    assert.equal(settlingTimes(folder, { ...settled, now }), undefined);
+  });
+
+  const young = { touched: now, unread: true };
+  const versionOf = (value: FileValue) =>
+    aVersion('20260103', { files: ['lxd.tar.xz', aFile('rootfs.squashfs', value)] });
+  const timesOf = (version: VersionFolder) =>
+    settlingTimes(aProduct({ versions: [version] }), { ...settled, now });
+
+  test('is not asked of a file that was read as it is, whatever touched it since', () => {
+    assert.equal(timesOf(versionOf({ touched: now })), undefined);
+    assert.notEqual(timesOf(versionOf({ touched: now, fleeting: true })), undefined);
+    assert.notEqual(timesOf(versionOf(young)), undefined);
+  });
+
+  test('is not asked of a version that was put in its place whole', () => {
+    const version = versionOf(young);
+    assert.equal(timesOf({ ...version, placed: true }), undefined);
+    const folder = aProduct({ versions: [{ ...version, placed: true }] });
+    const asked = missingDigests(folder, { ...settled, now }).flatMap((job) => job.files);
+    assert.deepEqual(
+      asked.map((file) => file.name),
+      ['lxd.tar.xz', 'rootfs.squashfs'],
+    );
   });
 
   test('comes to an end: the version is published then', () => {
@@ -362,7 +388,7 @@ describe('the settle time', () => {
         (ago, settle) => {
           const options = { ...settled, now, settle };
           const folder = touchedAt(now - ago);
-          const until = settlingUntil(folder, options);
+          const until = settlingTimes(folder, options)?.last;
           if (until !== undefined) assert.ok(until > now && until <= now + 2 * settle);
           const later = { ...options, now: until ?? now };
           assert.ok(catalogueProduct(folder, later).product !== undefined);
@@ -394,7 +420,7 @@ describe('SHA256SUMS', () => {
     ];
     const folder = aProduct({ versions: [aVersion('20260103', { files })] });
     assert.deepEqual(asked(folder), []);
-    assert.equal(settlingUntil(folder, settled), undefined);
+    assert.equal(settlingTimes(folder, settled), undefined);
   });
 
   test('that is not valid lets nothing else be read', () => {
@@ -410,17 +436,27 @@ describe('SHA256SUMS', () => {
     const folder = aProduct({ versions: [aVersion('20260103', { files })] });
     assert.deepEqual(asked(folder), ['SHA256SUMS', ...names]);
     answer(folder, missingDigests(folder, settled), reader());
-    const { product, pending } = catalogueProduct(folder, settled);
+    const { product, again } = catalogueProduct(folder, settled);
     assert.equal(product?.versions.length, 1);
-    assert.equal(pending, false);
+    assert.equal(again, undefined);
+  });
+
+  test('speaks no more for files of a version that was read in vain: those must settle', () => {
+    const files = [...unreadFiles(), aSumsFile(sums, { touched: now })];
+    const version = aVersion('20260103', { files });
+    const folder = aProduct({ versions: [{ ...version, restless: true }] });
+    assert.deepEqual(asked(folder), []);
+    assert.equal(settlingTimes(folder, settled)?.first, now + settled.settle);
+    const later = { ...settled, now: now + settled.settle };
+    assert.deepEqual(missingDigests(folder, later).length, 1);
   });
 
   const strangers = ['README', 'constructor', 'toString'];
   for (const name of strangers) {
     test(`does not speak for a file it does not name, such as ${name}`, () => {
-      const files = [...names, aFile(name, { touched: now }), aSumsFile(sums, { touched: now })];
+      const files = [...names, aFile(name, fresh), aSumsFile(sums, { touched: now })];
       const folder = aProduct({ versions: [aVersion('20260103', { files })] });
-      assert.equal(settlingUntil(folder, settled), now + settled.settle);
+      assert.equal(settlingTimes(folder, settled)?.first, now + settled.settle);
     });
   }
 

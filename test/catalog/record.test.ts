@@ -7,6 +7,7 @@ import {
   type KnownDigests,
   makeRecord,
   type ProductRecord,
+  recall,
   recallDigests,
   recordFormat,
 } from '../../src/catalog/record.js';
@@ -83,7 +84,7 @@ test('who changes what a record holds raises recordFormat', () => {
   // what it was, the same tree gives another record now: raise recordFormat, and put both here.
   assert.deepEqual(
     [recordFormat, sha256(text)],
-    [1, '88d88cb9f4b66067daf354bad155de478cd65d49f154033315788c5ba89a4728'],
+    [2, 'cc6646519d165958d8d54e4006538812b3a9f404bc66a89a80f748fc2d113956'],
   );
 });
 
@@ -104,6 +105,7 @@ describe('the digests in a record', () => {
       path: 'demo/one/amd64/default',
       fingerprint,
       final: false,
+      restless: [],
       totals: { versions: 0, bytes: 0 },
       problems: [],
       digests: draft.digests,
@@ -207,7 +209,12 @@ describe('a record', () => {
     ],
     ['of a file read too young', withFile('a.squashfs', { fleeting: true }), false],
     ['of a product.yaml read too young', aProduct({ yaml: aFile('a', { fleeting: true }) }), false],
-    ['of a version that is settling', withFile('a.squashfs', { touched: settled.now }), false],
+    [
+      'of a version that is settling',
+      withFile('a.squashfs', { touched: settled.now, unread: true }),
+      false,
+    ],
+    ['of a file touched since it was read', withFile('a.squashfs', { touched: settled.now }), true],
     [
       // It was settling when files were read, and had settled when it was judged.
       'of a version that was not read in time',
@@ -220,6 +227,41 @@ describe('a record', () => {
       assert.equal(recordOf(folder).final, final);
     });
   }
+
+  const { now, settle } = settled;
+  const moments: [title: string, folder: ProductFolder, again: number | undefined][] = [
+    ['never, where all is said', aProduct(), undefined],
+    [
+      'when a version will have settled',
+      withFile('a.squashfs', { touched: now - 500, unread: true }),
+      now - 500 + settle,
+    ],
+    ['soon, where a file was not read', withFile('a.squashfs', { unread: true }), now + 1000],
+    [
+      'when a stamp can be relied upon',
+      withFile('a.squashfs', { fleeting: true, touched: now - settle }),
+      now + 2100,
+    ],
+  ];
+  for (const [title, folder, again] of moments) {
+    test(`is made again ${title}`, () => assert.equal(recordOf(folder).again, again));
+  }
+
+  test('names the versions that were read in vain, and these alone are marked when it is recalled', () => {
+    const sums = aSumsFile({ 'rootfs.squashfs': sha256('other') });
+    const versions = [
+      aVersion('20260101'),
+      aVersion('20260102', { files: ['lxd.tar.xz', 'rootfs.squashfs', sums] }),
+      aVersion('20260103', { files: ['lxd.tar.xz', aFile('a.squashfs', { unread: true })] }),
+    ];
+    const record = recordOf(aProduct({ versions }));
+    assert.deepEqual(record.restless, ['20260102', '20260103']);
+    const again = scannedAgain(aProduct({ versions }));
+    recall(again, record);
+    const marks = again.versions.map(({ restless }) => restless);
+    assert.deepEqual(marks, [undefined, true, true]);
+    assert.deepEqual(digestsOf(again), digestsOf(aProduct({ versions })));
+  });
 
   test('says what is published, and counts a file under two names once', () => {
     const record = recordOf(aProduct({ versions: ['20260101', '20260103', 'latest'] }));
