@@ -1,0 +1,296 @@
+/**
+ * Runs the pipeline whenever something has changed or settled: one run at a time, each over what came
+ * together meanwhile. A run that fails is tried again, later each time, and loses nothing.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Pool } from '../disk/pool.js';
+import { ServerError } from '../errors.js';
+import type { Logger } from '../log.js';
+import type { Pipeline, RunResult, Stage } from '../pipeline.js';
+import { createAlarm } from './alarm.js';
+import { createChanges } from './changes.js';
+
+export interface RunnerOptions {
+  pipeline: Pipeline;
+  /** The threads of the pipeline; they are given up while there is nothing to do. */
+  pool: Pool;
+  log: Logger;
+  /** Is told what is being done, whenever that changes. */
+  onActivity: (activity: RunActivity) => void;
+  /** Is told of every run that came to its end. */
+  onRun: (result: RunResult) => void;
+}
+
+/** `waiting`: the last run failed with `failure`, and is tried again. */
+export type RunActivity =
+  | { doing: 'idle' }
+  | { doing: Exclude<Stage, 'settle'>; bytes: number }
+  | { doing: 'waiting'; failure: string };
+
+export interface UpdateRequest {
+  /** Reads every file again. */
+  rebuild?: boolean;
+  /** Ends the waiting, not the work. */
+  signal?: AbortSignal;
+}
+
+export interface Runner {
+  /** Something may have changed in a folder below the images folder; '' is all of it. */
+  changed(folder: string): void;
+  /**
+   * Looks everywhere, and again when what is fresh has settled.
+   *
+   * @throws ServerError as the pipeline does, or INTERRUPTED.
+   */
+  update(request?: UpdateRequest): Promise<RunResult>;
+  /** Does `work` while no run is under way; it is given a run of its own, over everything. */
+  exclusively<T>(work: (publish: () => Promise<RunResult>) => Promise<T>): Promise<T>;
+  /** Goes on with another pipeline, which looks everywhere first. */
+  replace(pipeline: Pipeline): Promise<void>;
+  /** Tries at once what failed and waits to be tried again. */
+  retry(): void;
+  /** Products that are looked at again by themselves, and when, in milliseconds since 1970. */
+  pending(): Map<string, number>;
+  /** Ends the run under way, keeps what was read, and starts no other. */
+  close(): Promise<void>;
+}
+
+/** How long to let changes come together before a run, in milliseconds. */
+const gatherMs = 25;
+/** How long a version that has settled waits for others that settle just after it, in milliseconds. */
+const settleTogetherMs = 200;
+/** How long a run that looks again and again may keep the machine busy: a third of the time. */
+const restFactor = 2;
+/** How long to wait after a failure, in milliseconds: at first, and at most. */
+const retry = { first: 1000, most: 30_000 };
+/** How long records wait to be kept on the disk, and how long threads wait for work, in milliseconds. */
+const saveMs = 30_000;
+const idleMs = 10_000;
+/** Clocks that jump must not put off a second look for longer than this, in milliseconds. */
+const longestPending = 24 * 3_600_000;
+
+export function createRunner(options: RunnerOptions): Runner {
+  const { pool, log, onActivity, onRun } = options;
+  let { pipeline } = options;
+  const changes = createChanges();
+  const ending = new AbortController();
+  const alarm = createAlarm();
+  const waiters = new Set<Waiter>();
+  let rebuild = false;
+  /** When the first of the changes came; when the last run ended, and how long it took. */
+  let changedAt = 0;
+  let restUntil = 0;
+  let retryAt: number | undefined;
+  let failures = 0;
+  let saveAt: number | undefined;
+  let closePoolAt: number | undefined;
+  let deadlines: ReadonlyMap<string, number> = new Map();
+  let settledAt = Infinity;
+  /** What is done one after the other. */
+  let turn: Promise<unknown> = Promise.resolve();
+
+  const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
+    const done = turn.then(work);
+    turn = done.catch(() => undefined);
+    return done;
+  };
+
+  const changed = (folder: string) => {
+    if (changes.isEmpty()) changedAt = performance.now();
+    changes.add(folder);
+    alarm.wake();
+  };
+
+  const working = loop();
+  return {
+    changed,
+    async update({ rebuild: all = false, signal } = {}) {
+      rebuild ||= all;
+      retryAt = undefined;
+      changed('');
+      const result = await nextRun(signal);
+      const fresh = deadlinesOf(pipeline.pending());
+      if (fresh.size === 0) return result;
+      // What has to be left alone now has settled then, or was changed again since.
+      await until(latestOf(fresh), signal);
+      for (const path of fresh.keys()) changed(path);
+      return together(result, await nextRun(signal));
+    },
+    exclusively: (work) => inTurn(() => work(() => pipeline.run({ signal: ending.signal }))),
+    replace: (next) =>
+      inTurn(async () => {
+        await pipeline.save();
+        pipeline = next;
+        changed('');
+      }),
+    retry() {
+      retryAt = undefined;
+      alarm.wake();
+    },
+    pending: () => pipeline.pending(),
+    async close() {
+      ending.abort();
+      alarm.wake();
+      await working;
+      await turn;
+      await pipeline.save();
+      for (const waiter of waiters) waiter.reject(ended());
+      await pool.close();
+    },
+  };
+
+  async function loop(): Promise<void> {
+    while (!ending.signal.aborted) {
+      const now = performance.now();
+      if (now >= nextRunAt()) await inTurn(run);
+      else if (now >= (saveAt ?? Infinity)) await inTurn(save);
+      else if (now >= (closePoolAt ?? Infinity)) await inTurn(rest);
+      else await alarm.at(Math.min(nextRunAt(), saveAt ?? Infinity, closePoolAt ?? Infinity));
+    }
+  }
+
+  /** When to run next, by `performance.now()`. */
+  function nextRunAt(): number {
+    if (retryAt !== undefined) return retryAt;
+    const ofChanges = changes.isEmpty() ? Infinity : Math.max(changedAt + gatherMs, restUntil);
+    return Math.min(ofChanges, settledAt);
+  }
+
+  async function run(): Promise<void> {
+    const began = performance.now();
+    const everything = rebuild;
+    for (const [path, time] of deadlines) if (time <= began) changes.add(path);
+    const folders = changes.take();
+    rebuild = false;
+    const asking = [...waiters];
+    try {
+      const result = await pipeline.run({
+        folders,
+        rebuild: everything,
+        passing: true,
+        signal: ending.signal,
+        onStage: (stage, bytes) => {
+          if (stage !== 'settle') onActivity({ doing: stage, bytes });
+        },
+      });
+      retryAt = undefined;
+      failures = 0;
+      saveAt ??= performance.now() + saveMs;
+      onActivity({ doing: 'idle' });
+      onRun(result);
+      for (const waiter of asking) waiter.resolve(result);
+    } catch (error) {
+      for (const folder of folders) changed(folder);
+      rebuild ||= everything;
+      if (ending.signal.aborted) return;
+      failed(error);
+      for (const waiter of asking) waiter.reject(error);
+    } finally {
+      const ended = performance.now();
+      restUntil = ended + restFactor * (ended - began);
+      closePoolAt = ended + idleMs;
+      deadlines = deadlinesOf(pipeline.pending());
+      settledAt = togetherAt(deadlines);
+    }
+  }
+
+  function failed(error: unknown): void {
+    const wait = Math.min(retry.first * 2 ** failures, retry.most);
+    failures++;
+    retryAt = performance.now() + wait;
+    const { message, hint } = tellingOf(error);
+    onActivity({ doing: 'waiting', failure: hint === undefined ? message : `${message}; ${hint}` });
+    // The same failure is told once more only when it has lasted for long.
+    const isNews = failures === 1 || failures % 20 === 0;
+    if (isNews) log.error({ reason: message, cure: hint }, 'cannot publish; it is tried again');
+  }
+
+  async function save(): Promise<void> {
+    saveAt = undefined;
+    await pipeline.save();
+  }
+
+  async function rest(): Promise<void> {
+    closePoolAt = undefined;
+    await pool.close();
+  }
+
+  /** Waits until `time` of `performance.now()`. @throws ServerError INTERRUPTED. */
+  async function until(time: number, signal: AbortSignal | undefined): Promise<void> {
+    const signals = signal === undefined ? [ending.signal] : [ending.signal, signal];
+    await sleep(Math.max(time - performance.now(), 0), undefined, {
+      signal: AbortSignal.any(signals),
+    }).catch((cause: unknown) => {
+      throw ended(cause);
+    });
+  }
+
+  function nextRun(signal: AbortSignal | undefined): Promise<RunResult> {
+    return new Promise((resolve, reject) => {
+      const onAbort = () => waiter.reject(ended());
+      const settle = <T>(then: (value: T) => void) => {
+        return (value: T) => {
+          waiters.delete(waiter);
+          signal?.removeEventListener('abort', onAbort);
+          then(value);
+        };
+      };
+      const waiter: Waiter = { resolve: settle(resolve), reject: settle(reject) };
+      waiters.add(waiter);
+      signal?.addEventListener('abort', onAbort);
+      if (signal?.aborted === true || ending.signal.aborted) onAbort();
+    });
+  }
+}
+
+interface Waiter {
+  resolve: (result: RunResult) => void;
+  reject: (error: unknown) => void;
+}
+
+/** Times of the clock on the wall as times of `performance.now()`, which never jumps. */
+function deadlinesOf(pending: ReadonlyMap<string, number>): Map<string, number> {
+  const [wall, now] = [Date.now(), performance.now()];
+  // Timers count whole milliseconds of another clock, and may so be one too early.
+  const wait = (time: number) => Math.min(Math.max(time - wall, 0) + 2, longestPending);
+  return new Map([...pending].map(([path, time]) => [path, now + wait(time)]));
+}
+
+/** When the first deadline is over, and those that follow it closely. */
+function togetherAt(deadlines: ReadonlyMap<string, number>): number {
+  let first = Infinity;
+  for (const time of deadlines.values()) first = Math.min(first, time);
+  let last = first;
+  for (const time of deadlines.values()) {
+    if (time <= first + settleTogetherMs) last = Math.max(last, time);
+  }
+  return last;
+}
+
+function latestOf(deadlines: ReadonlyMap<string, number>): number {
+  return Math.max(0, ...deadlines.values());
+}
+
+/** What two runs in a row have found and done. */
+function together(first: RunResult, second: RunResult): RunResult {
+  const read = {
+    files: first.read.files + second.read.files,
+    bytes: first.read.bytes + second.read.bytes,
+  };
+  const published = [...new Set([...first.published, ...second.published])];
+  const ms = {
+    scan: first.ms.scan + second.ms.scan,
+    digest: first.ms.digest + second.ms.digest,
+    publish: first.ms.publish + second.ms.publish,
+  };
+  return { ...second, read, published, ms };
+}
+
+function tellingOf(error: unknown): { message: string; hint: string | undefined } {
+  if (error instanceof ServerError) return { message: error.message, hint: error.hint };
+  return { message: error instanceof Error ? error.message : String(error), hint: undefined };
+}
+
+function ended(cause?: unknown): ServerError {
+  return new ServerError('INTERRUPTED', 'Interrupted', { cause });
+}
