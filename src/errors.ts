@@ -4,17 +4,19 @@
  */
 
 /** Kinds of failure; each decides the exit code of a command. */
-export type ErrorCode =
-  | 'USAGE'
-  | 'CONFIG'
-  | 'NOT_INITIALISED'
-  | 'BUSY'
-  | 'IO'
-  | 'DISK_FULL'
-  | 'DENIED'
-  | 'DAMAGED'
-  | 'TLS'
-  | 'INTERRUPTED';
+export const errorCodes = [
+  'USAGE',
+  'CONFIG',
+  'NOT_INITIALISED',
+  'BUSY',
+  'IO',
+  'DISK_FULL',
+  'DENIED',
+  'DAMAGED',
+  'TLS',
+  'INTERRUPTED',
+] as const;
+export type ErrorCode = (typeof errorCodes)[number];
 
 /** What a command's exit code says (design, section 3). */
 export const exitCodes = {
