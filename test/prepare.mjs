@@ -24,6 +24,8 @@ const systemPrograms = [
   { program: 'zstd', packageName: 'zstd' },
   { program: 'strace', packageName: 'strace' },
   { program: 'wrk', packageName: 'wrk' },
+  { program: 'systemd-notify', packageName: 'systemd' },
+  { program: 'perl', packageName: 'perl-base' },
 ];
 
 /** What this script has to say, on standard error: the output of the tests comes on the other. */
