@@ -1,7 +1,6 @@
 /**
  * The story on one page: scan → digest → catalogue → publish.
  */
-import { realpath, stat } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { resolveAliases, withoutTwins } from './catalog/aliases.js';
@@ -18,10 +17,11 @@ import {
 import { indexText, newest } from './catalog/streams.js';
 import { compareNames, type Problem } from './catalog/tree.js';
 import { digestProducts } from './digesting.js';
+import { imagesFolder, imagesFolderError } from './disk/images-folder.js';
 import type { Pool } from './disk/pool.js';
 import { createPublisher } from './disk/publish.js';
 import { createRecordStore, type Kept } from './disk/record-store.js';
-import { ServerError, systemCode, systemText } from './errors.js';
+import { systemCode } from './errors.js';
 import type { Logger } from './log.js';
 import { type Scan, scanTree, stillSame } from './scanning.js';
 
@@ -287,37 +287,6 @@ function admit(records: readonly ProductRecord[]): Admitted {
   const { products, problems: twins } = withoutTwins(entriesOf(records));
   const { aliases, problems } = resolveAliases(products.map(({ head }) => head));
   return { entries: products, aliases, problems: [...twins, ...problems] };
-}
-
-/**
- * The images folder without symbolic links.
- *
- * @throws ServerError NOT_INITIALISED where it is missing, CONFIG where it is not a folder, DENIED.
- */
-async function imagesFolder(path: string): Promise<string> {
-  try {
-    const folder = await realpath(path);
-    if ((await stat(folder)).isDirectory()) return folder;
-  } catch (error) {
-    throw imagesFolderError(path, error);
-  }
-  throw new ServerError('CONFIG', `The images folder ${path} is not a folder`, {
-    hint: 'move what is there away, or set paths.root in the configuration',
-  });
-}
-
-function imagesFolderError(path: string, cause: unknown): ServerError {
-  const message = `Cannot use the images folder ${path}: ${systemText(cause)}`;
-  if (systemCode(cause) === 'ENOENT') {
-    const hint = 'make it with "lxd-image-server init"; or mount the file system that holds it';
-    return new ServerError('NOT_INITIALISED', message, { hint, cause });
-  }
-  if (systemCode(cause) === 'ENOTDIR') {
-    const hint = 'move the file in its way, or set paths.root in the configuration';
-    return new ServerError('CONFIG', message, { hint, cause });
-  }
-  const hint = 'run the command as the user who owns it, or as root';
-  return new ServerError('DENIED', message, { hint, cause });
 }
 
 function byPath(records: readonly ProductRecord[]): Kept['records'] {
