@@ -1,16 +1,12 @@
 import assert from 'node:assert/strict';
 import { mkdir, rename, rmdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type TestContext, test } from 'node:test';
+import { test } from 'node:test';
 import { placeOf } from '../../src/disk/mounts.js';
-import { outcome, run } from '../support/command.js';
+import { run } from '../support/command.js';
+import { mounting } from '../support/mounting.js';
 import { needsRoot } from '../support/programs.js';
 import { temporaryFolder } from '../support/temporary.js';
-
-async function mountAt(t: TestContext, folder: string): Promise<void> {
-  await run('mount', ['-t', 'tmpfs', 'images', folder]);
-  t.after(() => outcome('umount', [folder]));
-}
 
 test('a place is the same until another folder takes the name', async (t) => {
   const root = await temporaryFolder(t);
@@ -84,14 +80,15 @@ test('without a table of mounts the folder itself still counts', async (t) => {
 });
 
 test('a file system mounted at or below the folder is told', needsRoot('mount'), async (t) => {
+  const mount = mounting(t);
   const folder = join(await temporaryFolder(t), 'my images');
   const below = join(folder, 'demo');
   await mkdir(below, { recursive: true });
   const before = await placeOf(folder);
-  await mountAt(t, below);
+  await mount(below);
   const withBelow = await placeOf(folder);
   assert.notEqual(withBelow, before);
-  await mountAt(t, folder);
+  await mount(folder);
   assert.notEqual(await placeOf(folder), withBelow);
   await run('umount', [folder]);
   assert.equal(await placeOf(folder), withBelow);
