@@ -2,9 +2,11 @@
  * The one logger: events with a fixed message and variable fields, made in main.ts and passed down.
  * As JSON for machines and journals, as one readable line an event on a terminal.
  */
+import { closeSync, mkdirSync, openSync, writeSync } from 'node:fs';
+import { dirname } from 'node:path';
 import picocolors from 'picocolors';
 import { type DestinationStream, type Logger as PinoLogger, pino } from 'pino';
-import { ServerError, systemText } from './errors.js';
+import { ServerError, systemCode, systemText } from './errors.js';
 
 export const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
 export type LogLevel = (typeof logLevels)[number];
@@ -27,29 +29,118 @@ export interface LoggerOptions {
   destination?: DestinationStream;
 }
 
-/** A pino logger that writes in the form asked for. @throws ServerError DENIED where the file cannot be written. */
-export function createLogger(options: LoggerOptions): PinoLogger {
-  const out = options.destination ?? openDestination(options.file);
-  const target =
-    options.format === 'json'
-      ? out
-      : { write: (line: string) => out.write(textLine(line, options.colour ?? false)) };
-  const serializers = { err: messageOf };
-  return pino(
-    { level: options.level, base: null, serializers, timestamp: pino.stdTimeFunctions.isoTime },
-    target,
-  );
+/** A logger whose form and place can change while it is in use. */
+export interface FollowingLogger {
+  log: PinoLogger;
+  /**
+   * Goes on with these options; a file is opened again also where it is the same, for the old one may have
+   * been moved away. @throws ServerError DENIED as {@link createLogger}; then all stays as it was.
+   */
+  follow(options: LoggerOptions): void;
 }
 
-function openDestination(file: string | undefined): DestinationStream {
+/** A pino logger that writes in the form asked for. @throws ServerError DENIED where the file cannot be written. */
+export function createLogger(options: LoggerOptions): PinoLogger {
+  return createFollowingLogger(options).log;
+}
+
+/** {@link createLogger}, with what it takes to change it later. */
+export function createFollowingLogger(options: LoggerOptions): FollowingLogger {
+  let output = openOutput(options);
+  const log = pino(
+    {
+      level: options.level,
+      base: null,
+      serializers: { err: messageOf },
+      timestamp: pino.stdTimeFunctions.isoTime,
+    },
+    { write: (line) => output.write(line) },
+  );
+  return {
+    log,
+    follow(next) {
+      const following = openOutput(next);
+      output.close();
+      output = following;
+      log.level = next.level;
+    },
+  };
+}
+
+interface Output {
+  write(line: string): void;
+  close(): void;
+}
+
+function openOutput({ format, colour = false, file, destination }: LoggerOptions): Output {
+  const shape =
+    format === 'json' ? (line: string) => line : (line: string) => textLine(line, colour);
+  if (destination === undefined) return openFile(file, shape);
+  return { write: (line) => destination.write(shape(line)), close: () => {} };
+}
+
+const standardError = 2;
+
+/**
+ * A file, or standard error, that gets lines in the form that `shape` gives them. What cannot be written is
+ * lost, for no service may end, nor wait long, because its disk is full or nobody reads its log; the next line
+ * that can be written is preceded by one that tells how many.
+ */
+function openFile(file: string | undefined, shape: (line: string) => string): Output {
+  const fd = file === undefined ? standardError : openLog(file);
+  let lost = 0;
+  let torn = '';
+  const write = (line: string, tries: number) => {
+    const text = Buffer.from(torn + shape(line));
+    const written = writeSome(fd, text, tries);
+    if (written > 0) torn = written < text.length ? '\n' : '';
+    return written === text.length;
+  };
+  return {
+    write(line) {
+      if (lost > 0 && write(lostLine(lost), 0)) lost = 0;
+      if (lost > 0 || !write(line, mostTries)) lost += 1;
+    },
+    close: () => {
+      if (fd !== standardError) closeSync(fd);
+    },
+  };
+}
+
+function openLog(file: string): number {
   try {
-    return pino.destination({ dest: file ?? 2, mkdir: file !== undefined, sync: true });
+    mkdirSync(dirname(file), { recursive: true });
+    return openSync(file, 'a', 0o640);
   } catch (cause) {
     throw new ServerError('DENIED', `Cannot write the log ${file}: ${systemText(cause)}`, {
       hint: 'set logging.file to a file that this user may write, or to ""',
       cause,
     });
   }
+}
+
+function lostLine(count: number): string {
+  const time = new Date().toISOString();
+  return `${JSON.stringify({ level: 40, time, msg: 'lines of this log were lost', count })}\n`;
+}
+
+/** How often to try again where a pipe is full, and how many milliseconds apart. */
+const mostTries = 10;
+const pauseMs = 10;
+
+/** Writes as much of `text` as there is room for, and gives how many bytes that was. */
+function writeSome(fd: number, text: Buffer, tries: number): number {
+  let written = 0;
+  for (let left = tries; written < text.length; ) {
+    try {
+      written += writeSync(fd, text, written);
+    } catch (error) {
+      if (systemCode(error) !== 'EAGAIN' || left === 0) break;
+      left -= 1;
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, pauseMs);
+    }
+  }
+  return written;
 }
 
 type Colour = 'gray' | 'green' | 'yellow' | 'red';

@@ -5,8 +5,9 @@
  */
 import { readFileSync } from 'node:fs';
 import { CommanderError } from 'commander';
-import type { Verb } from './cli/command.js';
+import type { Command, Verb } from './cli/command.js';
 import { createProgram, type GlobalOptions, type PathOptions, withDashes } from './cli/program.js';
+import type { Config } from './config.js';
 import { exitCodeFor, exitCodes, ServerError } from './errors.js';
 import type { LoggerOptions } from './log.js';
 
@@ -35,33 +36,45 @@ async function run<Options extends object>(
   load: () => Promise<Verb<Options>>,
   options: Options & GlobalOptions & PathOptions,
 ): Promise<number> {
-  const [verb, { loadConfig, withPaths }, { createLogger, logLevels }] = await Promise.all([
-    load(),
-    import('./config.js'),
-    import('./log.js'),
-  ]);
-  const loaded = await loadConfig({ file: options.config });
-  const config = withPaths(loaded.config, {
-    root: options.rootDir,
-    images: options.imgDir,
-    streams: options.streamsDir,
-    ssl: options.sslDir,
-  });
-  const named = options.verbose === true ? 'debug' : options.logLevel;
-  const level = logLevels.find((known) => known === (named ?? config.logging.level));
-  if (level === undefined) {
-    throw new ServerError('USAGE', `There is no log level "${named}"`, {
-      hint: `take one of ${logLevels.join(', ')}`,
-    });
-  }
+  const onHangup = options.service === true ? hangups() : () => {};
+  const [verb, { loadConfig, withPaths }, { createFollowingLogger, logLevels }] = await Promise.all(
+    [load(), import('./config.js'), import('./log.js')],
+  );
   const { stderr, stdout, env } = process;
   const plain = env.NO_COLOR !== undefined && env.NO_COLOR !== '';
-  const log = createLogger({
-    level,
-    ...logTarget(options, config.logging.file),
-    colour: stderr.isTTY === true && !plain,
-  });
-  for (const warning of loaded.warnings) log.warn(warning);
+
+  /** The configuration with what the command line says instead. */
+  async function read(): Promise<{ config: Config; warnings: string[]; logging: LoggerOptions }> {
+    const loaded = await loadConfig({ file: options.config });
+    const config = withPaths(loaded.config, {
+      root: options.rootDir,
+      images: options.imgDir,
+      streams: options.streamsDir,
+      ssl: options.sslDir,
+    });
+    const named = options.verbose === true ? 'debug' : options.logLevel;
+    const level = logLevels.find((known) => known === (named ?? config.logging.level));
+    if (level === undefined) {
+      throw new ServerError('USAGE', `There is no log level "${named}"`, {
+        hint: `take one of ${logLevels.join(', ')}`,
+      });
+    }
+    const target = logTarget(options, config.logging.file);
+    const colour = stderr.isTTY === true && !plain;
+    return { config, warnings: loaded.warnings, logging: { level, ...target, colour } };
+  }
+
+  const { config, warnings, logging } = await read();
+  const { log, follow } = createFollowingLogger(logging);
+  for (const warning of warnings) log.warn(warning);
+
+  async function reload(): Promise<Config> {
+    const next = await read();
+    follow(next.logging);
+    for (const warning of next.warnings) log.warn(warning);
+    return next.config;
+  }
+
   return verb(
     {
       config,
@@ -71,9 +84,26 @@ async function run<Options extends object>(
       terminal: stderr.isTTY && options.json !== true ? stderr : undefined,
       colour: stdout.isTTY === true && !plain,
       signal: interruption(),
+      reload,
+      onHangup,
     },
     options,
   );
+}
+
+/** Keeps SIGHUP from ending the process, and gives what names its listener; one that came before waits for it. */
+function hangups(): Command['onHangup'] {
+  let listener: (() => void) | undefined;
+  let missed = false;
+  process.on('SIGHUP', () => {
+    missed = listener === undefined;
+    listener?.();
+  });
+  return (next) => {
+    listener = next;
+    if (missed) setImmediate(next);
+    missed = false;
+  };
 }
 
 /** Servers log as JSON, to the file that is configured, but readably to a terminal; commands to whoever runs them. */
@@ -110,11 +140,12 @@ function fail(error: unknown): number {
 }
 
 /**
- * The reader of our output may go before its end, as in `lxd-image-server list | head`. What we write from then
- * on is lost; the command does its work all the same, and ends with its own exit code.
+ * The reader of our output may go before its end, as in `lxd-image-server list | head`, and so may the terminal
+ * of a service. What we write from then on is lost; the command does its work all the same, and ends with its
+ * own exit code.
  */
 function onOutputError(error: NodeJS.ErrnoException): void {
-  if (error.code !== 'EPIPE') throw error;
+  if (error.code !== 'EPIPE' && error.code !== 'EIO') throw error;
 }
 
 function version(): string {

@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
-import { readFile } from 'node:fs/promises';
+import { once } from 'node:events';
+import { readdir, readFile, readlink, rename, rm, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { createLogger, textLine } from '../src/log.js';
+import { createFollowingLogger, createLogger, textLine } from '../src/log.js';
+import { source, startModule } from './support/module.js';
 import { temporaryFolder } from './support/temporary.js';
 
 /** What one event with these fields looks like as text. */
@@ -61,3 +63,123 @@ test('a file that cannot be made is told with the cure', () => {
     hint: 'set logging.file to a file that this user may write, or to ""',
   });
 });
+
+test('a log goes on in the file that was moved away until it follows, then in a new one', async (t) => {
+  const folder = await temporaryFolder(t);
+  const file = join(folder, 'server.log');
+  const options = { level: 'info', format: 'json', file } as const;
+  const { log, follow } = createFollowingLogger(options);
+  log.info('one');
+  await rename(file, `${file}.1`);
+  log.info('two');
+  follow(options);
+  log.info('three');
+  assert.deepEqual(await messages(`${file}.1`), ['one', 'two']);
+  assert.deepEqual(await messages(file), ['three']);
+});
+
+test('a log follows to another level, form and file', async (t) => {
+  const folder = await temporaryFolder(t);
+  const [first, second] = [join(folder, 'first'), join(folder, 'second/log')] as const;
+  const { log, follow } = createFollowingLogger({ level: 'info', format: 'json', file: first });
+  log.debug('one');
+  follow({ level: 'debug', format: 'text', file: second });
+  log.debug('two');
+  assert.equal(await readFile(first, 'utf8'), '');
+  assert.equal(await readFile(second, 'utf8'), 'debug: two\n');
+});
+
+test('a log stays where and as it is when it cannot follow', async (t) => {
+  const file = join(await temporaryFolder(t), 'server.log');
+  const { log, follow } = createFollowingLogger({ level: 'info', format: 'json', file });
+  const next = { level: 'debug', format: 'text', file: '/proc/version/server.log' } as const;
+  assert.throws(() => follow(next), { code: 'DENIED' });
+  log.debug('one');
+  log.info('two');
+  assert.deepEqual(await messages(file), ['two']);
+});
+
+test('a log closes the files that it has left', async (t) => {
+  const file = join(await temporaryFolder(t), 'server.log');
+  const options = { level: 'info', format: 'json', file } as const;
+  const { follow } = createFollowingLogger(options);
+  for (let count = 0; count < 20; count++) follow(options);
+  const fds = await Promise.all(
+    (await readdir('/proc/self/fd')).map((fd) => readlink(`/proc/self/fd/${fd}`).catch(() => '')),
+  );
+  assert.equal(fds.filter((target) => target === file).length, 1);
+});
+
+test('a log on a full disk loses lines, and says how many when there is room again', async (t) => {
+  const file = join(await temporaryFolder(t), 'server.log');
+  await symlink('/dev/full', file);
+  const full = { level: 'info', format: 'text', file } as const;
+  const { log, follow } = createFollowingLogger(full);
+  log.info('one');
+  await rm(file);
+  follow(full);
+  log.info('two');
+  assert.equal(await readFile(file, 'utf8'), 'info: two\n');
+});
+
+/** A process that logs to standard error at each line it reads, and says so. */
+function startLogging() {
+  const code = `
+    import { createInterface } from 'node:readline';
+    import { createLogger } from ${source('log.js')};
+    const log = createLogger({ level: 'info', format: 'text' });
+    for await (const count of createInterface(process.stdin)) {
+      for (let number = 1; number <= Number(count); number++) {
+        log.info({ number, text: 'x'.repeat(1000) }, 'line');
+      }
+      console.log('logged');
+    }`;
+  return startModule(code);
+}
+
+test('a service survives that nobody reads its log any more', async () => {
+  const child = startLogging();
+  child.stderr.destroy();
+  for (let round = 0; round < 3; round++) {
+    child.stdin.write('10\n');
+    await once(child.stdout, 'data');
+  }
+  child.stdin.end();
+  assert.deepEqual(await once(child, 'exit'), [0, null]);
+});
+
+test('a service does not wait for a reader of its log that has stopped, and tells what is lost', async () => {
+  const child = startLogging();
+  // More than a pipe holds.
+  child.stdin.write('2000\n');
+  await once(child.stdout, 'data');
+  let said = '';
+  child.stderr.on('data', (chunk: Buffer) => {
+    said += chunk;
+  });
+  // What the pipe holds is read when a line can be written again.
+  while (!said.includes('were lost')) {
+    child.stdin.write('1\n');
+    await once(child.stdout, 'data');
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  const exited = once(child, 'exit');
+  child.stdin.end();
+  assert.deepEqual(await exited, [0, null]);
+  const lines = said.trimEnd().split('\n');
+  const at = lines.findIndex((line) => line.includes('were lost'));
+  const [, count] =
+    /^warning: lines of this log were lost \(count=(\d+)\)$/.exec(lines[at] ?? '') ?? [];
+  const whole = lines
+    .slice(0, at)
+    .filter((line) => /^info: line \(number=\d+ text=x+\)$/.test(line));
+  const after = lines.slice(at + 1).length;
+  assert.ok(whole.length >= at - 1 && whole.length > 0, `${whole.length} whole lines of ${at}`);
+  assert.ok(Number(count) >= 2000 - whole.length, `${count} lost, ${whole.length} written`);
+  assert.ok(after >= 1);
+});
+
+async function messages(file: string): Promise<string[]> {
+  const lines = (await readFile(file, 'utf8')).trimEnd().split('\n');
+  return lines.map((line) => JSON.parse(line).msg);
+}

@@ -19,6 +19,13 @@ export interface Command {
   colour: boolean;
   /** Aborts when the command is told to end. */
   signal: AbortSignal;
+  /**
+   * Reads the configuration again, with the same command line, and has the log follow it: its level, and its
+   * file, which is opened anew. @throws ServerError CONFIG, USAGE or DENIED; the old one stays in force then.
+   */
+  reload: () => Promise<Config>;
+  /** Has `listener` called at SIGHUP, in place of an earlier one. Only for services: others end at SIGHUP. */
+  onHangup: (listener: () => void) => void;
 }
 
 /** A verb. @returns the exit code; see `errors.ts`. */
