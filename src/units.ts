@@ -88,24 +88,35 @@ const cronFields: CronField[] = [
   { from: 0, to: 7, names: weekdays },
 ];
 
-/** Whether the text is a cron expression of five fields, or of six with the second first. */
+/** The days of each month, January first, in the year in which it has most. */
+const monthLengths = [31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+
+/**
+ * Whether the text is a cron expression of five fields, or of six with the second first, for days that
+ * exist: 30 February does not.
+ */
 export function isCronExpression(text: string): boolean {
   const parts = text.split(/ +/);
   if (parts.length !== 5 && parts.length !== 6) return false;
   const fields = cronFields.slice(-parts.length);
-  return fields.every((field, index) =>
-    (parts[index] ?? '').split(',').every((item) => isCronItem(item, field)),
+  const values = fields.map((field, index) =>
+    (parts[index] ?? '').split(',').map((item) => cronValues(item, field)),
   );
+  if (values.flat().includes(undefined)) return false;
+  const [days = [], inMonths = []] = values.slice(-3).map((items) => items.flat() as number[]);
+  const firstDay = Math.min(...days);
+  return inMonths.some((month) => firstDay <= (monthLengths[month - 1] ?? 0));
 }
 
-/** One item of a field's list: `*`, `5`, `mon-fri`, any of them with a step such as `/10`. */
-function isCronItem(item: string, field: CronField): boolean {
-  const [, range = '', step] = /^([^/]+)(?:\/(\d{1,3}))?$/.exec(item) ?? [];
-  if (step !== undefined && Number(step) === 0) return false;
-  if (range === '*') return true;
+/** What one item of a field's list stands for: `*`, `5`, `mon-fri`, or `*` and a range with a step of `/10`. */
+function cronValues(item: string, field: CronField): number[] | undefined {
+  const [, range = '', step = '1'] = /^(\*|[^/]+-[^/]+|[^/]+$)(?:\/(\d{1,3}))?$/.exec(item) ?? [];
   const ends = range.split('-').map((end) => cronNumber(end, field));
-  const [from, to] = [ends[0], ends.at(-1)];
-  return ends.length <= 2 && from !== undefined && to !== undefined && from <= to;
+  const [from, to] = range === '*' ? [field.from, field.to] : [ends[0], ends.at(-1)];
+  if (ends.length > 2 || from === undefined || to === undefined || from > to) return undefined;
+  if (Number(step) === 0) return undefined;
+  const count = Math.floor((to - from) / Number(step)) + 1;
+  return Array.from({ length: count }, (_, index) => from + index * Number(step));
 }
 
 function cronNumber(text: string, { from, to, names = [] }: CronField): number | undefined {

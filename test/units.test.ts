@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
+import { createTask, validate } from 'node-cron';
 import {
   durationUnits,
   type HostPort,
@@ -108,6 +109,9 @@ test('a cron expression has five or six fields, each in its range', () => {
     '0,30 8-18/2 1-15 JAN-mar 1-5',
     '59 23 31 12 7',
     '*/5 0 0 1 1 0',
+    '0 0 29 2 mon',
+    '0 0 31 4-12/4 *',
+    '0 0 30,31 2,4 *',
   ];
   const wrong = [
     '',
@@ -131,7 +135,80 @@ test('a cron expression has five or six fields, each in its range', () => {
     '*/ * * * *',
     '* * * mon *',
     '*\t* * * *',
+    '5/10 * * * *',
+    '0 0 30 2 *',
+    '0 0 31 feb,4-11/5 *',
   ];
   for (const text of right) assert.ok(isCronExpression(text), text);
   for (const text of wrong) assert.ok(!isCronExpression(text), text);
+});
+
+/** Fields as people write and mistype them; most expressions of them are right. */
+function cronField(from: number, to: number, names: string[] = []) {
+  const number = fc.oneof(
+    { weight: 30, arbitrary: fc.integer({ min: from, max: to }).map(String) },
+    { weight: 1, arbitrary: fc.constantFrom('0', '32', '60', '08', '') },
+    ...(names.length > 0 ? [{ weight: 10, arbitrary: fc.constantFrom(...names) }] : []),
+  );
+  const value = fc.integer({ min: from, max: to });
+  const inOrder = fc.tuple(value, value).map(([a, b]) => `${Math.min(a, b)}-${Math.max(a, b)}`);
+  const anyEnds = fc.tuple(number, number).map((ends) => ends.join('-'));
+  const range = fc.oneof({ weight: 10, arbitrary: inOrder }, anyEnds);
+  const step = fc.oneof(
+    { weight: 5, arbitrary: fc.constant('') },
+    fc.integer({ min: 0, max: 120 }).map((count) => `/${count}`),
+  );
+  const item = fc
+    .tuple(fc.oneof(fc.constant('*'), number, range), step)
+    .map((parts) => parts.join(''));
+  return fc.array(item, { minLength: 1, maxLength: 3 }).map((items) => items.join(','));
+}
+
+test('what is a cron expression has a next time in node-cron', () => {
+  const monthNames = 'jan feb mar apr may jun jul aug sep oct nov DEC'.split(' ');
+  const dayNames = 'sun mon tue wed thu fri Sat'.split(' ');
+  const five = fc.tuple(
+    cronField(0, 59),
+    cronField(0, 23),
+    cronField(1, 31),
+    cronField(1, 12, monthNames),
+    cronField(0, 7, dayNames),
+  );
+  const expression = fc
+    .tuple(fc.option(cronField(0, 59), { nil: undefined }), five, fc.constantFrom(' ', '  '))
+    .map(([second, fields, space]) =>
+      [...(second === undefined ? [] : [second]), ...fields].join(space),
+    );
+  let right = 0;
+  fc.assert(
+    fc.property(expression, (text) => {
+      if (!isCronExpression(text)) return;
+      right += 1;
+      const task = createTask(text, () => {});
+      const [next] = task.getNextRuns(1);
+      void task.destroy();
+      assert.ok(next && next.getTime() > Date.now());
+    }),
+    { numRuns: 2000 },
+  );
+  assert.ok(right > 100, `only ${right} were right`);
+});
+
+test('days that no month has are refused as node-cron refuses them', () => {
+  const field = (from: number, to: number) => {
+    const number = fc.integer({ min: from, max: to });
+    const range = fc.tuple(number, number, fc.integer({ min: 1, max: 12 }));
+    const item = fc.oneof(
+      number.map(String),
+      range.map(([a, b, step]) => `${Math.min(a, b)}-${Math.max(a, b)}/${step}`),
+    );
+    return fc.array(item, { minLength: 1, maxLength: 2 }).map((items) => items.join(','));
+  };
+  fc.assert(
+    fc.property(field(28, 31), field(1, 12), (days, inMonths) => {
+      const text = `0 0 ${days} ${inMonths} *`;
+      assert.equal(isCronExpression(text), validate(text), text);
+    }),
+    { numRuns: 1000 },
+  );
 });
