@@ -68,15 +68,24 @@ async function run<Options extends object>(
   const { log, follow } = createFollowingLogger(logging);
   for (const warning of warnings) log.warn(warning);
 
-  async function reload(): Promise<Config> {
+  let inForce = logging;
+  const reload: Command['reload'] = async (accept = async () => {}) => {
     const next = await read();
     follow(next.logging);
+    try {
+      await accept(next.config);
+    } catch (error) {
+      follow(inForce);
+      throw error;
+    }
+    inForce = next.logging;
     for (const warning of next.warnings) log.warn(warning);
     return next.config;
-  }
+  };
 
   return verb(
     {
+      version: version(),
       config,
       log,
       json: options.json === true,

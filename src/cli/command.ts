@@ -7,6 +7,8 @@ import type { Logger } from '../log.js';
 
 /** What a verb works with. */
 export interface Command {
+  /** Of the program. */
+  version: string;
   config: Config;
   log: Logger;
   /** Whether results are for a machine. */
@@ -21,9 +23,11 @@ export interface Command {
   signal: AbortSignal;
   /**
    * Reads the configuration again, with the same command line, and has the log follow it: its level, and its
-   * file, which is opened anew. @throws ServerError CONFIG, USAGE or DENIED; the old one stays in force then.
+   * file, which is opened anew. The old one stays in force where this throws, or `accept` does.
+   *
+   * @throws ServerError CONFIG, USAGE or DENIED, or what `accept` throws.
    */
-  reload: () => Promise<Config>;
+  reload: (accept?: (config: Config) => Promise<void>) => Promise<Config>;
   /** Has `listener` called at SIGHUP, in place of an earlier one. Only for services: others end at SIGHUP. */
   onHangup: (listener: () => void) => void;
 }

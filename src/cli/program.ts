@@ -74,6 +74,12 @@ export function createProgram({ version, execute }: ProgramOptions): Program {
     'bring streams/v1 up to date with the tree now',
     async () => (await import('./update.js')).update,
   ).option('--rebuild', 'forget what is remembered of files, and read them all again');
+  verb<object>(
+    'watch',
+    'watch the tree and publish what changes; the daemon',
+    async () => (await import('./watch.js')).watch,
+    { service: true },
+  ).option('--ssl-dir <folder>', 'folder of nginx.key and nginx.crt', parsePath);
   verb<ServeOptions>(
     'serve',
     'serve images and documents over HTTPS',

@@ -30,6 +30,8 @@ export type RunActivity =
 export interface UpdateRequest {
   /** Reads every file again. */
   rebuild?: boolean;
+  /** Does not wait for what is fresh to settle. */
+  passing?: boolean;
   /** Ends the waiting, not the work. */
   signal?: AbortSignal;
 }
@@ -38,7 +40,7 @@ export interface Runner {
   /** Something may have changed in a folder below the images folder; '' is all of it. */
   changed(folder: string): void;
   /**
-   * Looks everywhere, and again when what is fresh has settled.
+   * Looks everywhere now, and again when what is fresh has settled.
    *
    * @throws ServerError as the pipeline does, or INTERRUPTED.
    */
@@ -104,13 +106,13 @@ export function createRunner(options: RunnerOptions): Runner {
   const working = loop();
   return {
     changed,
-    async update({ rebuild: all = false, signal } = {}) {
+    async update({ rebuild: all = false, passing = false, signal } = {}) {
       rebuild ||= all;
       retryAt = undefined;
       changed('');
       const result = await nextRun(signal);
       const fresh = deadlinesOf(pipeline.pending());
-      if (fresh.size === 0) return result;
+      if (passing || fresh.size === 0) return result;
       // What has to be left alone now has settled then, or was changed again since.
       await until(latestOf(fresh), signal);
       for (const path of fresh.keys()) changed(path);

@@ -8,6 +8,8 @@ export interface DaemonStatus {
   started: string;
   /** The root that it works on, absolute. */
   root: string;
+  /** Whether the whole tree has been looked at since the start, and published. */
+  ready: boolean;
   activity: Activity;
   /** What is published. */
   catalogue: { products: number; versions: number; bytes: number };

@@ -1,0 +1,129 @@
+/**
+ * daemon/ is what the service runs, for years: it watches the tree, publishes, serves, and answers commands.
+ * This file puts its parts together, in the order in which they start, and ends them.
+ */
+import { once } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Config } from '../config.js';
+import { acquireLock } from '../disk/lock.js';
+import { createPool } from '../disk/pool.js';
+import type { Logger } from '../log.js';
+import { createPipeline, type Pipeline } from '../pipeline.js';
+import { createControlServer } from '../server/control.js';
+import { createServing } from '../server/following.js';
+import { createCommands } from './commands.js';
+import { createJobs } from './jobs.js';
+import { createJournal } from './journal.js';
+import { createLookout } from './lookout.js';
+import { createReloader } from './reload.js';
+import { createReporter } from './report.js';
+import { createRunner } from './runner.js';
+import { createSchedule } from './schedule.js';
+import { createServiceManager } from './service-manager.js';
+
+export interface DaemonOptions {
+  config: Config;
+  /** Of the program. */
+  version: string;
+  log: Logger;
+  /** Ends the daemon. */
+  signal: AbortSignal;
+  /** Reads the configuration again, and has the log follow it once `accept` has taken it. @throws ServerError. */
+  reload: (accept: (config: Config) => Promise<void>) => Promise<Config>;
+  /** Has `listener` called when the daemon is to read its configuration again. */
+  onHangup: (listener: () => void) => void;
+}
+
+/** How long the service may take to start before it counts as started, in milliseconds: reading goes on. */
+const longestStart = 10_000;
+/** How long downloads may run on when the daemon ends, in milliseconds. */
+const downloadsMs = 3000;
+
+/**
+ * Runs until `options.signal` aborts.
+ *
+ * @throws ServerError where it cannot start: BUSY where another process has the root or the control socket,
+ *   NOT_INITIALISED, CONFIG, DENIED or IO.
+ */
+export async function runDaemon(options: DaemonOptions): Promise<void> {
+  const { signal } = options;
+  const ends: (() => Promise<unknown>)[] = [];
+  try {
+    await start(options, (end) => ends.unshift(end));
+    if (!signal.aborted) await once(signal, 'abort');
+  } finally {
+    for (const end of ends) await end();
+  }
+  options.log.info('ended');
+}
+
+/** Starts everything; `atEnd` takes what is to be done at the end, the last first. */
+async function start(
+  options: DaemonOptions,
+  atEnd: (end: () => Promise<unknown>) => void,
+): Promise<void> {
+  const { config, log, signal } = options;
+  const { paths } = config;
+  const lock = await acquireLock(paths.root);
+  atEnd(() => lock.release());
+  const manager = createServiceManager({ log });
+  atEnd(() => manager.close());
+
+  const pool = createPool();
+  const pipelineFor = ({ publish }: Config): Pipeline =>
+    createPipeline({ paths, publish, pool, log });
+  const journal = createJournal(log);
+  const reporter = createReporter({ version: options.version, root: paths.root, pool, manager });
+  const runner = createRunner({
+    pipeline: pipelineFor(config),
+    pool,
+    log,
+    onActivity: reporter.activity,
+    onRun(result) {
+      reporter.ran(result);
+      journal(result);
+    },
+  });
+  const serving = createServing({ log });
+  atEnd(() => Promise.all([runner.close(), serving.close({ graceMs: downloadsMs })]));
+  // What is published already is served while the tree is looked at.
+  await serving.apply(config).catch((err: unknown) => {
+    log.error({ err }, 'cannot serve over HTTPS; everything else goes on');
+  });
+
+  const { changed: onChange, retry: onReturn } = runner;
+  const lookout = await createLookout({ images: paths.images, onChange, onReturn, log });
+  atEnd(() => lookout.close());
+  const jobs = createJobs({ config, runner, lookout });
+  const schedule = createSchedule({ jobs, log });
+  atEnd(() => schedule.close());
+  reporter.attach({ runner, lookout, serving, schedule });
+
+  const reload = createReloader({
+    ...options,
+    manager,
+    reporter,
+    serving,
+    schedule,
+    runner,
+    pipelineFor,
+  });
+  const commands = createCommands({ paths, reporter, runner, reload });
+  const control = await createControlServer({ runDir: paths.run, commands, log });
+  atEnd(() => control.close());
+  options.onHangup(() => {
+    reload().catch((err: unknown) =>
+      log.error({ err }, 'configuration refused; the old one stays'),
+    );
+  });
+  atEnd(() => manager.stopping('Ending'));
+
+  const first = runner.update({ passing: true, signal });
+  const ready = first.then(
+    ({ products, versions, ms }) => log.info({ products, versions, ms }, 'ready'),
+    // Failures are logged and tried again by the runner.
+    () => undefined,
+  );
+  await Promise.race([ready, sleep(longestStart, undefined, { ref: false })]);
+  manager.ready(reporter.line());
+}

@@ -1,0 +1,93 @@
+/** Takes over a changed configuration while everything goes on; one that is refused changes nothing. */
+import { isDeepStrictEqual } from 'node:util';
+import type { Config } from '../config.js';
+import { ServerError } from '../errors.js';
+import type { Logger } from '../log.js';
+import type { Pipeline } from '../pipeline.js';
+import type { Serving } from '../server/following.js';
+import type { Reporter } from './report.js';
+import type { Runner } from './runner.js';
+import type { Schedule } from './schedule.js';
+import type { ServiceManager } from './service-manager.js';
+
+export interface ReloaderOptions {
+  config: Config;
+  log: Logger;
+  reload: (accept: (config: Config) => Promise<void>) => Promise<Config>;
+  manager: ServiceManager;
+  reporter: Reporter;
+  serving: Serving;
+  schedule: Schedule;
+  runner: Runner;
+  pipelineFor: (config: Config) => Pipeline;
+}
+
+/**
+ * A function that reads the configuration again, one call at a time.
+ *
+ * It returns the keys that have changed, as the file names them: `publish.settle`. It throws ServerError
+ * where the configuration is broken, or asks for what takes a restart; then the old one stays in force.
+ */
+export function createReloader(options: ReloaderOptions): () => Promise<string[]> {
+  const { log, manager, reporter, serving, schedule, runner, pipelineFor } = options;
+  let { config } = options;
+  let turn: Promise<unknown> = Promise.resolve();
+
+  const accept = async (next: Config) => {
+    refuseRestart(changedKeys(config, next));
+    // The only part that can fail comes first.
+    await serving.apply(next);
+    schedule.change({ ...next.schedule });
+    if (!isDeepStrictEqual(config.publish, next.publish)) await runner.replace(pipelineFor(next));
+  };
+  const reloadOnce = async () => {
+    await manager.reloading();
+    try {
+      const before = config;
+      await options.reload(async (next) => {
+        await accept(next);
+        config = next;
+      });
+      const changed = changedKeys(before, config);
+      log.info({ changed }, 'configuration read again');
+      return changed;
+    } finally {
+      manager.ready(reporter.line());
+    }
+  };
+  return () => {
+    const done = turn.then(reloadOnce);
+    turn = done.catch(() => undefined);
+    return done;
+  };
+}
+
+/** What the daemon cannot change while it holds locks and watches folders. */
+function refuseRestart(changed: readonly string[]): void {
+  const paths = changed.filter((key) => key.startsWith('paths.'));
+  if (paths.length === 0) return;
+  throw new ServerError('CONFIG', `${paths.join(', ')} cannot change while the daemon runs`, {
+    hint: 'restart it: systemctl restart lxd-image-server',
+  });
+}
+
+/** The keys of two levels that differ, as the file spells them, in order. */
+export function changedKeys(before: Config, after: Config): string[] {
+  const keys = new Set<string>();
+  for (const table of Object.keys({ ...before, ...after }) as (keyof Config)[]) {
+    if (table === 'mirrors') {
+      if (!isDeepStrictEqual(before.mirrors, after.mirrors)) keys.add('mirrors');
+      continue;
+    }
+    const [old, now] = [before[table], after[table]] as Record<string, unknown>[];
+    for (const key of Object.keys({ ...old, ...now })) {
+      if (!isDeepStrictEqual(old?.[key], now?.[key])) keys.add(`${table}.${underscored(key)}`);
+    }
+  }
+  return [...keys].sort();
+}
+
+/** `tlsCert` as the file has it: `tls_cert`. */
+function underscored(key: string): string {
+  return key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+}

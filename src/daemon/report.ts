@@ -1,0 +1,130 @@
+/** Keeps what the daemon can tell of itself: over the control socket, and in a line to the service manager. */
+import { monitorEventLoopDelay } from 'node:perf_hooks';
+import type { Problem } from '../catalog/tree.js';
+import type { Pool } from '../disk/pool.js';
+import type { RunResult } from '../pipeline.js';
+import type { Lookout } from './lookout.js';
+import type { RunActivity, Runner } from './runner.js';
+import type { Schedule } from './schedule.js';
+import type { ServiceManager } from './service-manager.js';
+import { type Activity, type DaemonStatus, type HeldBack, mostHeld } from './status.js';
+
+export interface ReporterOptions {
+  version: string;
+  root: string;
+  pool: Pool;
+  manager: ServiceManager;
+}
+
+/** The parts of the daemon that know more. */
+export interface Sources {
+  runner: Pick<Runner, 'pending'>;
+  lookout: Pick<Lookout, 'state'>;
+  serving: { state: () => DaemonStatus['server'] };
+  schedule: Pick<Schedule, 'state'>;
+}
+
+/** How far work is, for whoever asked for it. */
+export interface Progress {
+  stage: Activity['doing'];
+  /** For `digest`: how many bytes are to be read, and are read. */
+  bytes: number;
+  done: number;
+}
+
+export interface Reporter {
+  activity(activity: RunActivity): void;
+  ran(result: RunResult): void;
+  attach(sources: Sources): void;
+  status(): DaemonStatus;
+  progress(): Progress;
+  /** The state in one line. */
+  line(): string;
+}
+
+/** How finely pauses are measured, in milliseconds. */
+const resolution = 10;
+/** From how many bytes on reading takes long. */
+const longReading = 256 * 1024 * 1024;
+
+export function createReporter({ version, root, pool, manager }: ReporterOptions): Reporter {
+  const started = new Date().toISOString();
+  const pauses = monitorEventLoopDelay({ resolution });
+  pauses.enable();
+  let sources: Sources | undefined;
+  let activity: Omit<Activity, 'bytes'> = { doing: 'starting', since: started };
+  let reading = { from: 0, total: 0 };
+  let last: RunResult | undefined;
+  let published: DaemonStatus['published'];
+
+  const bytes = () => ({ done: pool.bytesRead() - reading.from, total: reading.total });
+  const line = () => lineOf(activity, { bytes: reading.total, last });
+
+  return {
+    activity(now) {
+      activity = { doing: now.doing, since: new Date().toISOString() };
+      if (now.doing === 'waiting') activity.detail = now.failure;
+      if (now.doing === 'digest') reading = { from: pool.bytesRead(), total: now.bytes };
+      // What is over in a moment is not worth a message to the service manager.
+      const isLong = now.doing === 'digest' && now.bytes >= longReading;
+      if (isLong || now.doing === 'waiting' || now.doing === 'idle') manager.status(line());
+    },
+    ran(result) {
+      last = result;
+      const at = new Date().toISOString();
+      if (result.published.length > 0) {
+        const { scan, digest, publish } = result.ms;
+        published = { at, ms: Math.round(scan + digest + publish) };
+      }
+      manager.status(line());
+    },
+    attach(parts) {
+      sources = parts;
+    },
+    status() {
+      if (sources === undefined) throw new Error('the daemon has not started');
+      const { runner, lookout, serving, schedule } = sources;
+      const { products = 0, versions = 0, bytes: stored = 0, problems = [] } = last ?? {};
+      return {
+        version,
+        pid: process.pid,
+        started,
+        root,
+        ready: last !== undefined,
+        activity: activity.doing === 'digest' ? { ...activity, bytes: bytes() } : activity,
+        catalogue: { products, versions, bytes: stored },
+        ...(published && { published }),
+        held: problems.slice(0, mostHeld).map((problem) => heldBack(problem, runner.pending())),
+        heldCount: problems.length,
+        watching: lookout.state(),
+        server: serving.state(),
+        jobs: schedule.state(),
+        process: {
+          memory: process.memoryUsage.rss(),
+          longestPauseMs: Math.max(0, Math.round(pauses.max / 1e6) - resolution),
+        },
+      };
+    },
+    progress: () => ({ stage: activity.doing, bytes: bytes().total, done: bytes().done }),
+    line,
+  };
+}
+
+function lineOf(
+  { doing, detail }: Omit<Activity, 'bytes'>,
+  { bytes, last }: { bytes: number; last: RunResult | undefined },
+): string {
+  if (doing === 'waiting') return `Cannot publish: ${detail}`;
+  if (doing === 'digest') return `Reading ${Math.ceil(bytes / 2 ** 20)} MiB`;
+  if (last === undefined) return 'Starting';
+  const held = last.problems.length > 0 ? `; ${last.problems.length} held back` : '';
+  return `Published: ${last.products} products, ${last.versions} versions${held}`;
+}
+
+function heldBack(problem: Problem, pending: ReadonlyMap<string, number>): HeldBack {
+  const product = problem.path.split('/').slice(0, 4).join('/');
+  const time = pending.get(product);
+  const waits = problem.code === 'settling' || problem.code === 'changed';
+  if (time === undefined || !waits) return problem;
+  return { ...problem, until: new Date(time).toISOString() };
+}
