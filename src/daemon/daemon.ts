@@ -73,6 +73,7 @@ async function start(
   const pipelineFor = ({ publish }: Config): Pipeline =>
     createPipeline({ paths, publish, pool, log });
   const journal = createJournal(log);
+  atEnd(async () => journal.close());
   const reporter = createReporter({ version: options.version, root: paths.root, pool, manager });
   const runner = createRunner({
     pipeline: pipelineFor(config),
@@ -81,7 +82,7 @@ async function start(
     onActivity: reporter.activity,
     onRun(result) {
       reporter.ran(result);
-      journal(result);
+      journal.ran(result);
     },
   });
   const serving = createServing({ log });

@@ -1,31 +1,77 @@
-/** Logs what runs have done, and of what they held back only what is news. */
+/** Logs what runs have done, and of what they held back what is news, and stays so for a while. */
 import type { Problem } from '../catalog/tree.js';
 import type { Logger } from '../log.js';
 import type { RunResult } from '../pipeline.js';
 
+export interface Journal {
+  /** Takes note of a run. */
+  ran(result: RunResult): void;
+  close(): void;
+}
+
 /** What passes by itself, as uploads do: nothing for anyone to see to. */
 const passing = new Set<Problem['code']>(['settling', 'uploading', 'changed', 'gone']);
 
-/** How many problems of one run are logged, each on a line of its own. */
+/** How long something must stand before it is told, in milliseconds: an upload is incomplete until its end. */
+const patience = 15_000;
+
+/** How many problems are logged at once, each on a line of its own. */
 const mostLines = 100;
 
-/** A function that logs each run it is given. */
-export function createJournal(log: Logger): (result: RunResult) => void {
-  let told = new Set<string>();
-  return ({ problems, published, products, versions, read, ms }) => {
-    if (published.length > 0) {
-      const took = Math.round(ms.scan + ms.digest + ms.publish);
-      log.info({ products, versions, files: read.files, bytes: read.bytes, ms: took }, 'published');
-    }
-    const lasting = problems.filter(({ code }) => !passing.has(code));
-    const news = lasting.filter((problem) => !told.has(keyOf(problem)));
-    for (const { path, code, reason, cure } of news.slice(0, mostLines)) {
+export function createJournal(log: Logger): Journal {
+  /** What is held back now, by what it says; since when, and whether that was told. */
+  let standing = new Map<string, { problem: Problem; since: number; told: boolean }>();
+  let isFirst = true;
+  let timer: NodeJS.Timeout | undefined;
+
+  const tell = (until: number) => {
+    const due = [...standing.values()].filter(({ since, told }) => !told && since <= until);
+    for (const each of due) each.told = true;
+    for (const { problem } of due.slice(0, mostLines)) {
+      const { path, code, reason, cure } = problem;
       log.warn({ path, reason, cure, code }, 'not published');
     }
-    const more = news.length - mostLines;
-    if (more > 0) log.warn({ count: more }, '… and more; "lxd-image-server status" tells of them');
-    if (told.size > 0 && lasting.length === 0) log.info('nothing is held back any more');
-    told = new Set(lasting.map(keyOf));
+    const count = due.length - mostLines;
+    if (count > 0) log.warn({ count }, '… and more; "lxd-image-server status" tells of them');
+  };
+  const wait = () => {
+    clearTimeout(timer);
+    const times = [...standing.values()].flatMap(({ since, told }) => (told ? [] : [since]));
+    if (times.length === 0) return;
+    const first = times.reduce((a, b) => Math.min(a, b));
+    timer = setTimeout(
+      () => {
+        tell(performance.now() - patience);
+        wait();
+      },
+      Math.max(first + patience - performance.now(), 0) + 1,
+    );
+  };
+
+  return {
+    ran({ problems, published, products, versions, read, ms }) {
+      const now = performance.now();
+      const took = Math.round(ms.scan + ms.digest + ms.publish);
+      const fields = { products, versions, files: read.files, bytes: read.bytes, ms: took };
+      if (published.length > 0) log.info(fields, 'published');
+      log.debug({ ...fields, held: problems.length }, 'looked');
+      const lasting = problems.filter(({ code }) => !passing.has(code));
+      const before = standing;
+      standing = new Map(
+        lasting.map((problem) => {
+          const key = keyOf(problem);
+          return [key, before.get(key) ?? { problem, since: now, told: false }];
+        }),
+      );
+      // What was there before this process has had its time.
+      if (isFirst) tell(now);
+      isFirst = false;
+      if (standing.size === 0 && [...before.values()].some(({ told }) => told)) {
+        log.info('nothing is held back any more');
+      }
+      wait();
+    },
+    close: () => clearTimeout(timer),
   };
 }
 
