@@ -1,10 +1,11 @@
 /**
- * `npm run bench [-- publish|serve] [--short]`: measures, and prints tables for the README.
+ * `npm run bench [-- publish|serve|watch] [--short]`: measures, and prints tables for the README.
  */
 import { cpus, totalmem } from 'node:os';
 import { markdown, type Row } from './measure.js';
 import { benchPublish } from './publish.js';
 import { benchServe } from './serve.js';
+import { benchWatch } from './watch.js';
 
 const [what = 'all'] = process.argv.slice(2).filter((word) => !word.startsWith('--'));
 const short = process.argv.includes('--short');
@@ -16,6 +17,8 @@ print(
 if (what === 'all' || what === 'publish') await publish();
 if (what === 'all' || what === 'publish' || what === 'serve') await serve();
 
+if (what === 'all' || what === 'watch') await watch();
+
 async function publish(): Promise<void> {
   const { rows, curve } = await benchPublish({
     rounds: short ? 1 : 5,
@@ -25,6 +28,15 @@ async function publish(): Promise<void> {
   print('\n| versions | find | first | unchanged | one added | peak memory |');
   print('| ---: | ---: | ---: | ---: | ---: | ---: |');
   for (const line of curve) print(`| ${line.join(' | ')} |`);
+}
+
+async function watch(): Promise<void> {
+  const rows = await benchWatch(
+    short
+      ? { sizes: [1_000], starts: 1, uploads: 5, drop: 50 }
+      : { sizes: [10_000, 100_000], starts: 5, uploads: 100, drop: 500 },
+  );
+  print(`\n${markdown(rows)}`);
 }
 
 async function serve(): Promise<void> {

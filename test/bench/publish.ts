@@ -1,9 +1,10 @@
 /** Publication: how long `update` takes, against what the machine can do at best. */
-import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createPool } from '../../src/disk/pool.js';
 import { createLogger } from '../../src/log.js';
 import { createPipeline } from '../../src/pipeline.js';
+import { withFolder } from './folder.js';
 import {
   inTurn,
   limitRow,
@@ -49,15 +50,6 @@ export async function benchPublish(options: PublishBenchOptions): Promise<Publis
     curve.push(size.line);
   }
   return { rows, curve };
-}
-
-async function withFolder<T>(use: (folder: string) => Promise<T>): Promise<T> {
-  const folder = mkdtempSync('/dev/shm/lxd-image-server-bench-');
-  try {
-    return await use(folder);
-  } finally {
-    rmSync(folder, { recursive: true, force: true });
-  }
 }
 
 async function benchHelp({ rounds }: PublishBenchOptions): Promise<Row[]> {
