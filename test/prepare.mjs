@@ -26,6 +26,9 @@ const systemPrograms = [
   { program: 'wrk', packageName: 'wrk' },
   { program: 'systemd-notify', packageName: 'systemd' },
   { program: 'perl', packageName: 'perl-base' },
+  { program: 'sshd', packageName: 'openssh-server' },
+  { program: 'ssh', packageName: 'openssh-client' },
+  { program: 'rsync', packageName: 'rsync' },
 ];
 
 /** What this script has to say, on standard error: the output of the tests comes on the other. */
