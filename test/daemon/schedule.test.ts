@@ -254,6 +254,27 @@ describe('hours that passed unseen', timeLimit, () => {
     await schedule.close();
   });
 
+  test('are all counted where the last miss was long ago', async (t) => {
+    const job = tracked('rescan', '* * * * *');
+    const { pass, block, schedule, stateOf } = simulate(t, [job]);
+    await pass(40 * minute);
+    await block(50 * minute);
+    assert.equal(job.starts.length, 41);
+    assert.equal(stateOf('rescan').missed, 50);
+    await schedule.close();
+  });
+
+  test('are not forgotten where a change leaves them as they are', async (t) => {
+    const job = tracked('rescan', '*/15 * * * *');
+    const { pass, setClock, schedule, stateOf } = simulate(t, [job]);
+    setClock(3 * hour);
+    schedule.change({ rescan: '*/15 * * * *' });
+    await pass(10_000);
+    assert.equal(job.starts.length, 1);
+    assert.equal(stateOf('rescan').missed, 12);
+    await schedule.close();
+  });
+
   test('do not start a job again that runs', async (t) => {
     const job = tracked('verify', '*/15 * * * *', { open: true });
     const { pass, setClock, schedule, stateOf } = simulate(t, [job]);
@@ -418,6 +439,16 @@ describe('the end', timeLimit, () => {
     assert.deepEqual([running.starts.length, queued.starts.length], [1, 0]);
     assert.deepEqual(logged(), []);
   });
+});
+
+test('an end right after a change leaves no timer behind', timeLimit, async (t) => {
+  const job = tracked('rescan', '*/15 * * * *');
+  const { pass, schedule } = simulate(t, [job]);
+  await pass(15 * minute - 35_000);
+  schedule.change({});
+  await schedule.close();
+  await pass(hour);
+  assert.deepEqual(job.starts, []);
 });
 
 /** Runs `code` in a process of its own and gives what it says as JSON. */
