@@ -269,7 +269,7 @@ describe('a wrong configuration', () => {
     [
       '[server]\nlisten = "8443"',
       2,
-      'server.listen must be an address and a port such as "127.0.0.1:8443" or ":8443", not "8443"',
+      'server.listen must be an address and a port such as "127.0.0.1:8443" or ":8443", or "" for no server, not "8443"',
     ],
     [
       '[mirrors.eu]\nurl = "https://a"',

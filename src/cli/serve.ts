@@ -1,8 +1,9 @@
 /** `serve`: the embedded HTTPS server alone. */
 import { once } from 'node:events';
-import { exitCodes } from '../errors.js';
-import { readCertificate } from '../server/certificate.js';
-import { createImageServer } from '../server/server.js';
+import type { Config } from '../config.js';
+import { exitCodes, ServerError } from '../errors.js';
+import type { Logger } from '../log.js';
+import { createServing } from '../server/following.js';
 import type { Command } from './command.js';
 
 export interface ServeOptions {
@@ -10,24 +11,40 @@ export interface ServeOptions {
   listen?: string;
 }
 
-/** Serves until the command is told to end. */
+/** Serves until the command is told to end; follows the configuration at SIGHUP. */
 export async function serve(
-  { config, log, signal }: Command,
-  options: ServeOptions,
+  { config, log, signal, reload, onHangup }: Command,
+  { listen }: ServeOptions,
 ): Promise<number> {
-  const { paths, server } = config;
-  const certificate = await readCertificate({ certFile: server.tlsCert, keyFile: server.tlsKey });
-  const running = await createImageServer({
-    listen: options.listen ?? server.listen,
-    root: paths.root,
-    imagesDir: paths.images,
-    streamsDir: paths.streams,
-    certificate,
-    log,
+  const serving = createServing({ log });
+  const apply = (next: Config) => serving.apply(withListen(next, listen));
+  await apply(config);
+  let following = Promise.resolve();
+  onHangup(() => {
+    following = following
+      .then(async () => {
+        await reload().then(apply);
+        log.info('configuration read again');
+      })
+      .catch((error: unknown) => refused(log, error));
   });
-  log.info({ url: running.url }, 'serving');
   if (!signal.aborted) await once(signal, 'abort');
-  await running.close();
+  await following;
+  await serving.close();
   log.info('ended');
   return exitCodes.done;
+}
+
+/** `config` with the address of the command line. @throws ServerError CONFIG where there is none at all */
+function withListen({ paths, server }: Config, listen = server.listen) {
+  if (listen !== '') return { paths, server: { ...server, listen } };
+  throw new ServerError('CONFIG', 'There is no address to serve on: server.listen is ""', {
+    hint: 'set it in the configuration, or name an address with --listen',
+  });
+}
+
+function refused(log: Logger, error: unknown): void {
+  const cure = error instanceof ServerError ? error.hint : undefined;
+  const fields = { err: error, ...(cure !== undefined && { cure }) };
+  log.error(fields, 'configuration refused, the one before stays in force');
 }

@@ -80,8 +80,8 @@ export const tables = {
   server: v.object({
     listen: v.optional(
       textThat(
-        'an address and a port such as "127.0.0.1:8443" or ":8443"',
-        (text) => parseHostPort(text.replace(/^:/, '[::]:')) !== undefined,
+        'an address and a port such as "127.0.0.1:8443" or ":8443", or "" for no server',
+        (text) => text === '' || parseHostPort(text.replace(/^:/, '[::]:')) !== undefined,
       ),
       '127.0.0.1:8443',
     ),

@@ -6,6 +6,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Server } from 'node:https';
 import type { AddressInfo, Socket } from 'node:net';
 import { setTimeout } from 'node:timers/promises';
+import { createSecureContext } from 'node:tls';
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import { ServerError } from '../errors.js';
 import type { Logger } from '../log.js';
@@ -35,6 +36,12 @@ export interface ServerLimits {
   downloads: number;
 }
 
+/** PEM. */
+export interface Certificate {
+  key: Buffer | string;
+  cert: Buffer | string;
+}
+
 export interface ImageServerOptions {
   /** `127.0.0.1:8443`, `[::1]:8443`, or `:8443` for all addresses. */
   listen: string;
@@ -44,10 +51,19 @@ export interface ImageServerOptions {
   imagesDir: string;
   /** Absolute; holds `index.json`, `images.json` and the `.gz` of each. */
   streamsDir: string;
-  /** PEM. */
-  certificate: { key: Buffer | string; cert: Buffer | string };
+  certificate: Certificate;
   log: Logger;
   limits?: Partial<ServerLimits>;
+}
+
+export interface CloseOptions {
+  /** How long downloads may run on, in milliseconds, before they are cut. Default: 3000. */
+  graceMs?: number;
+  /**
+   * Whether every connection may end by itself in that time, those too that have asked for nothing yet: their
+   * next request is answered, and told to be the last. Default: no, the end of the last download is the end.
+   */
+  gently?: boolean;
 }
 
 /** A server that listens. */
@@ -55,8 +71,13 @@ export interface ImageServer {
   /** For a client on this machine. */
   url: string;
   address: AddressInfo;
-  /** Accepts nothing new, lets downloads run for `graceMs` (default: 3000), then cuts them. */
-  close(options?: { graceMs?: number }): Promise<void>;
+  /**
+   * Shows this certificate in handshakes from now on; connections go on as they are.
+   * @throws ServerError TLS where it cannot be used; then the old one stays.
+   */
+  useCertificate(certificate: Certificate): void;
+  /** Accepts nothing new from the moment it is called. Called again, it can shorten the grace. */
+  close(options?: CloseOptions): Promise<void>;
 }
 
 /**
@@ -72,12 +93,14 @@ export async function createImageServer(options: ImageServerOptions): Promise<Im
   const app = createApp(options, limits);
   const running = trackResponses(app.server);
   const cut = trackConnections(app.server, { limits, log: options.log });
-  if (['debug', 'trace'].includes(options.log.level)) logRequests(app.server, options.log);
+  logRequests(app.server, options.log);
   addRoutes(app, { tree, running, log: options.log });
   await listenOn(app, address);
   const listening = app.server.address() as AddressInfo;
   const close = createClose(app, { idle: running.idle, cut });
-  return { url: urlOf(listening), address: listening, close };
+  const useCertificate = (certificate: Certificate) =>
+    app.server.setSecureContext(usable(certificate));
+  return { url: urlOf(listening), address: listening, useCertificate, close };
 }
 
 function limitsOf(given: Partial<ServerLimits> = {}): ServerLimits {
@@ -96,24 +119,32 @@ type App = FastifyInstance<Server>;
 
 function createApp({ certificate }: ImageServerOptions, limits: ServerLimits): App {
   const https = {
-    ...certificate,
-    minVersion: 'TLSv1.2' as const,
+    ...usable(certificate),
     ALPNProtocols: ['http/1.1', 'http/1.0'],
     handshakeTimeout: limits.handshakeMs,
     headersTimeout: limits.headersMs,
     connectionsCheckingInterval: Math.min(5000, limits.headersMs),
   };
+  return Fastify({
+    https,
+    connectionTimeout: limits.stallMs,
+    keepAliveTimeout: limits.keepAliveMs,
+    requestTimeout: limits.requestMs,
+    bodyLimit: 1024,
+    exposeHeadRoutes: false,
+    // A client that asks on while the server closes is answered, and told to go.
+    return503OnClosing: false,
+    clientErrorHandler: answerClientError,
+    frameworkErrors: (error, _request, reply) => answerError(error, reply),
+  }) as unknown as App;
+}
+
+/** What TLS needs to know of a certificate. @throws ServerError TLS where key and certificate do not fit */
+function usable({ key, cert }: Certificate) {
+  const context = { key, cert, minVersion: 'TLSv1.2' as const };
   try {
-    return Fastify({
-      https,
-      connectionTimeout: limits.stallMs,
-      keepAliveTimeout: limits.keepAliveMs,
-      requestTimeout: limits.requestMs,
-      bodyLimit: 1024,
-      exposeHeadRoutes: false,
-      clientErrorHandler: answerClientError,
-      frameworkErrors: (error, _request, reply) => answerError(error, reply),
-    }) as unknown as App;
+    createSecureContext(context);
+    return context;
   } catch (cause) {
     const hint = 'give a PEM key and the certificate made for it, or run "lxd-image-server init"';
     throw new ServerError('TLS', 'Cannot use the TLS key and certificate', { hint, cause });
@@ -185,9 +216,10 @@ function answerClientError(error: Error & { code?: string }, socket: Socket): vo
   socket.end(`${head}Connection: close\r\n\r\n${body}`, () => socket.destroy());
 }
 
-/** One event for each request, when its response has ended or was cut. */
+/** One event for each request, when its response has ended or was cut, while the log's level asks for it. */
 function logRequests(server: Server, log: Logger): void {
   server.on('request', (request: IncomingMessage, response: ServerResponse) => {
+    if (log.level !== 'debug' && log.level !== 'trace') return;
     const started = performance.now();
     const { socket, method, url } = request;
     const sentBefore = socket.bytesWritten;
@@ -225,11 +257,14 @@ function createClose(
   app: App,
   { idle, cut }: { idle: Running['idle']; cut: () => void },
 ): ImageServer['close'] {
-  return async ({ graceMs = 3000 } = {}) => {
-    const closed = app.close();
+  let closed: Promise<void> | undefined;
+  return async ({ graceMs = 3000, gently = false } = {}) => {
+    // Here rather than in Fastify, which takes its time: the port is free when this call returns.
+    app.server.close();
+    closed ??= app.close();
     const done = new AbortController();
     const grace = setTimeout(graceMs, undefined, { signal: done.signal }).catch(() => {});
-    await Promise.race([idle(), grace]);
+    await Promise.race([gently ? closed : idle(), grace, closed]);
     done.abort();
     cut();
     await closed;
