@@ -5,7 +5,7 @@
  * told that it came, went or was replaced is watched anew, even if it looks the same: inode numbers are used
  * again. Events only say what to look at; one loop looks, one folder after the other.
  */
-import { lstatSync, readdirSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { basename } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { isHidden, isName, isTemporary } from '../catalog/tree.js';
@@ -64,8 +64,6 @@ interface Folder {
   watch: Watch | Unwatched;
   /** Of the folder that is watched. */
   identity: Identity | undefined;
-  /** Who may list it and look into it. */
-  access: string;
   /** The folders in it, down to the products. */
   children: Map<string, Folder>;
   /** A product's versions, without those that are links. */
@@ -178,7 +176,6 @@ export class WatchedTree {
   #noticed(folder: Folder, event: FolderEvent, entry: string | null): void {
     this.#count();
     if (entry === null) this.#renewal = true;
-    else if (isHidden(entry)) return;
     else if (event === 'rename') this.#noticedRename(folder, entry);
     else this.#noticedChange(folder, entry);
   }
@@ -189,15 +186,12 @@ export class WatchedTree {
       if (folder.parent === undefined) this.#renewal = true;
       else this.#suspect(folder.parent, entry);
     }
-    this.#suspect(folder, entry);
+    if (!isHidden(entry)) this.#suspect(folder, entry);
   }
 
+  /** Of folders libuv tells whatever happens to them as `rename`: this is about a file. */
   #noticedChange(folder: Folder, entry: string): void {
-    const child = folder.children.get(entry);
-    if (child !== undefined) this.#queue.add(child);
-    if (folder.versions.has(entry)) this.#suspect(folder, entry);
-    else if (folder.depth === productDepth) this.#touched.add(folder);
-    if (entry === folder.name) this.#queue.add(folder);
+    if (folder.depth === productDepth && !isHidden(entry)) this.#touched.add(folder);
   }
 
   /** Comes many times a second while something is uploaded. */
@@ -303,18 +297,15 @@ export class WatchedTree {
   async #align(folder: Folder, { deep }: { deep: boolean }): Promise<void> {
     const suspects = folder.suspects;
     folder.suspects = new Set();
-    const access = accessOf(this.#absolute(folder.path));
-    const isOpened = access !== folder.access;
-    folder.access = access;
     const listing = this.#list(folder);
-    const options = { suspects, deep: deep || isOpened };
+    const options = { suspects, deep };
     const own =
       listing === undefined
         ? suspects.size > 0
         : folder.depth === productDepth
           ? await this.#alignVersions(folder, listing, options)
           : await this.#alignChildren(folder, listing, options);
-    if (!own && !isOpened) return;
+    if (!own) return;
     this.#moved = true;
     this.#tell(folder.path);
   }
@@ -397,7 +388,6 @@ export class WatchedTree {
 
   /** Watches all below a folder that is watched, and has not been listed since. */
   async #fill(folder: Folder): Promise<void> {
-    folder.access = accessOf(this.#absolute(folder.path));
     const listing = this.#list(folder);
     if (listing === undefined) return;
     if (folder.depth < productDepth) await this.#addChildren(folder, listing.folders);
@@ -564,7 +554,6 @@ function newFolder(name: string, parent?: Folder): Folder {
     parent,
     watch: 'closed',
     identity: undefined,
-    access: '',
     children: new Map(),
     versions: new Map(),
     suspects: new Set(),
@@ -579,14 +568,4 @@ function pathIn(folder: Folder, name: string): string {
 
 function isWatch<T extends object>(watch: T | Unwatched): watch is T {
   return typeof watch === 'object';
-}
-
-/** A text that is another once other users may look into the folder. */
-function accessOf(path: string): string {
-  try {
-    const { mode, uid, gid } = lstatSync(path);
-    return `${mode}:${uid}:${gid}`;
-  } catch {
-    return '';
-  }
 }

@@ -21,7 +21,7 @@ import { run } from '../support/command.js';
 import { memoryLog } from '../support/memory-log.js';
 import { mounting } from '../support/mounting.js';
 import { needsRoot } from '../support/programs.js';
-import { unsettle } from '../support/restless-tree.js';
+import { outgrow, unsettle } from '../support/restless-tree.js';
 import { temporaryFolder } from '../support/temporary.js';
 import {
   needsUserNamespaces,
@@ -214,6 +214,14 @@ test('a whole environment made with uploads at once is watched to its last versi
   await assertAllWatched(images, settled);
 });
 
+test('products that come as fast as the disk takes them are watched to the last version', async (t) => {
+  const images = await imagesFolder(t);
+  const { watcher, settled } = await watchTree(t, images);
+  await outgrow({ imagesDir: images, products: 300 });
+  await settled();
+  assert.deepEqual(watcher.state(), { folders: folderCount(images), complete: true });
+});
+
 test('an environment removed is told, and its watches are given back', async (t) => {
   const images = await imagesFolder(t);
   const { watcher, settled } = await watchTree(t, images);
@@ -355,6 +363,28 @@ suite('resync', () => {
       assert.deepEqual(await settled(), [product]);
       await run('umount', [join(images, product)]);
       assert.deepEqual(await settled(), [product]);
+      await assertAllWatched(images, settled);
+    },
+  );
+
+  test(
+    'takes up a file system mounted over all of it, and its end',
+    needsRoot('mount'),
+    async (t) => {
+      const mount = mounting(t);
+      const images = await imagesFolder(t);
+      const { watcher, settled } = await watchTree(t, images);
+      const before = watcher.state();
+      await mount(images);
+      mkdirSync(join(images, 'zz/zz/zz'), { recursive: true });
+      await watcher.resync();
+      assert.deepEqual(await settled(), ['']);
+      put(join(images, product, '20260107/lxd.tar.xz'));
+      assert.deepEqual(await settled(), ['demo']);
+      await run('umount', [images]);
+      await watcher.resync();
+      assert.deepEqual(watcher.state().complete, before.complete);
+      assert.ok((await settled()).includes(''));
       await assertAllWatched(images, settled);
     },
   );

@@ -17,6 +17,11 @@ import {
 import { dirname, join } from 'node:path';
 import { isMainThread, Worker, workerData } from 'node:worker_threads';
 
+interface Growth {
+  imagesDir: string;
+  products: number;
+}
+
 interface Wish {
   imagesDir: string;
   seed: number;
@@ -25,6 +30,15 @@ interface Wish {
 
 /** Changes the tree in `steps` steps; resolves when all are done. */
 export function unsettle(wish: Wish): Promise<void> {
+  return inThread(wish);
+}
+
+/** Adds products with twenty versions each, one after the other; resolves when there are as many as wished for. */
+export function outgrow(wish: Growth): Promise<void> {
+  return inThread(wish);
+}
+
+function inThread(wish: Wish | Growth): Promise<void> {
   return new Promise((resolve, reject) => {
     const worker = new Worker(new URL(import.meta.url), { workerData: wish });
     worker.once('error', reject);
@@ -133,4 +147,16 @@ function attempt(action: () => void): void {
   }
 }
 
-if (!isMainThread && workerData !== null) disturb(workerData as Wish);
+function grow({ imagesDir, products }: Growth): void {
+  for (let count = 0; count < products; count += 1) {
+    for (let day = 1; day <= 20; day += 1) {
+      mkdirSync(join(imagesDir, 'a/r/x', `t${count}`, `202601${day + 10}`), { recursive: true });
+    }
+  }
+}
+
+if (!isMainThread && workerData !== null) {
+  const wish = workerData as Wish | Growth;
+  if ('seed' in wish) disturb(wish);
+  else grow(wish);
+}
