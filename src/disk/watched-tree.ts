@@ -36,7 +36,7 @@ export interface WatchedTreeOptions {
   /** As `TreeWatcherOptions` in watch.ts says. */
   onChange: (folder: string) => void;
   log: Logger;
-  /** Watches a folder down to {@link topDepth}; resolves when the watch is there. Rejects with the system error. */
+  /** Watches one folder, down to {@link topDepth}; resolves when the watch is there. Rejects with the system error. */
   watchTop: (path: string, onEvent: OnFolderEvent) => Promise<Watch>;
 }
 
@@ -84,7 +84,7 @@ interface Listing {
 export interface TreeState {
   /** How many folders are watched. */
   folders: number;
-  /** Why there is more than that, if so. */
+  /** Why not all are, if so. */
   obstacle: Obstacle | undefined;
 }
 
@@ -543,7 +543,7 @@ interface AlignOptions {
   deep: boolean;
 }
 
-/** A folder that is so told of by the folder above it once that changes. */
+/** What the folder above tells the end of: it has gone, or may not be looked into. */
 const closedCodes = ['ENOENT', 'ENOTDIR', 'EACCES', 'EPERM', 'ELOOP'];
 
 function newFolder(name: string, parent?: Folder): Folder {

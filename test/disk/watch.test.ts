@@ -601,7 +601,7 @@ test('a fitting limit has room for twice the folders beside what is used', () =>
   assert.equal(fittingLimit(192_536, 111_000), 524_288);
 });
 
-test('after close nothing is told, and nothing keeps the process running', async (t) => {
+test('after close nothing is told, and no watch is left', async (t) => {
   const images = await imagesFolder(t);
   const { watcher, settled } = await watchTree(t, images, () => {
     assert.equal(closed, false, 'told after close');

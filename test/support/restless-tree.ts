@@ -5,9 +5,7 @@
 import {
   appendFileSync,
   chmodSync,
-  existsSync,
   mkdirSync,
-  readdirSync,
   renameSync,
   rmSync,
   symlinkSync,
@@ -130,12 +128,6 @@ function disturb({ imagesDir, seed, steps }: Wish): void {
     },
   ];
   for (let step = 0; step < steps; step += 1) attempt(actions[roll(actions.length)] as () => void);
-  // A name with nothing behind it is told as well, so that hidden leftovers do not matter.
-  if (existsSync(imagesDir)) {
-    for (const name of readdirSync(imagesDir)) {
-      if (name.startsWith('.')) rmSync(join(imagesDir, name), { recursive: true });
-    }
-  }
 }
 
 /** Half of what is rolled cannot be done: nothing is there, or something else is. That is as in life. */
