@@ -44,6 +44,8 @@ export interface VerifyOptions {
   /** Absolute. */
   paths: { root: string; images: string; streams: string };
   pool: Pool;
+  /** Reads only the files of these folders, relative to the root. Default: all. */
+  folders?: ReadonlySet<string>;
   signal?: AbortSignal;
   /** Is told how many bytes there are to read. */
   onStart?: (bytes: number) => void;
@@ -59,7 +61,8 @@ export async function verifyTree(options: VerifyOptions): Promise<Verification> 
   const { images, damage } = await verifyDocuments(paths);
   const { folders, strays } = foldersOf(images, relative(paths.root, paths.images));
   damage.push(...strays.map((path) => strayDamage(paths, path)));
-  const jobs = [...folders].map(([path, folder]) => jobOf(path, folder));
+  const wanted = [...folders].filter(([path]) => options.folders?.has(path) ?? true);
+  const jobs = wanted.map(([path, folder]) => jobOf(path, folder));
   const requests = jobs.flatMap((job) => job.files);
   onStart(requests.reduce((total, file) => total + file.size, 0));
   const before = pool.bytesRead();
@@ -75,6 +78,24 @@ export async function verifyTree(options: VerifyOptions): Promise<Verification> 
   if (signal?.aborted === true) throw new ServerError('INTERRUPTED', 'Interrupted');
   damage.sort((a, b) => compareNames(a.path, b.path));
   return { files: requests.length, bytes: pool.bytesRead() - before, damage };
+}
+
+/**
+ * Verifies a tree that goes on changing: what was replaced or removed while it was read is no damage, and
+ * is as it should be once `publish` has brought the documents up to date.
+ *
+ * @throws ServerError as {@link verifyTree} and `publish` do.
+ */
+export async function verifyLiving(
+  options: VerifyOptions,
+  publish: () => Promise<unknown>,
+): Promise<Verification> {
+  const first = await verifyTree(options);
+  if (first.damage.length === 0) return first;
+  await publish();
+  const folders = new Set(first.damage.map(({ path }) => dirname(path)));
+  const { damage } = await verifyTree({ ...options, folders });
+  return { ...first, damage };
 }
 
 /**

@@ -95,7 +95,7 @@ async function start(
   const { changed: onChange, retry: onReturn } = runner;
   const lookout = await createLookout({ images: paths.images, onChange, onReturn, log });
   atEnd(() => lookout.close());
-  const jobs = createJobs({ config, runner, lookout });
+  const jobs = createJobs({ config, runner, lookout, log });
   const schedule = createSchedule({ jobs, log });
   atEnd(() => schedule.close());
   reporter.attach({ runner, lookout, serving, schedule });

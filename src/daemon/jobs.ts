@@ -1,26 +1,62 @@
 /** What the daemon does at set hours. */
 import type { Config } from '../config.js';
+import { createPool } from '../disk/pool.js';
+import { ServerError } from '../errors.js';
+import type { Logger } from '../log.js';
+import { verifyLiving } from '../verify.js';
 import type { Lookout } from './lookout.js';
 import type { Runner } from './runner.js';
 import type { Job } from './schedule.js';
 
 export interface JobsOptions {
-  config: Pick<Config, 'schedule'>;
-  runner: Runner;
-  lookout: Lookout;
+  config: Pick<Config, 'paths' | 'schedule'>;
+  runner: Pick<Runner, 'update'>;
+  lookout: Pick<Lookout, 'resync'>;
+  log: Logger;
 }
 
-/** The jobs of the daemon, with the hours of the configuration. */
-export function createJobs({ config, runner, lookout }: JobsOptions): Job[] {
-  return [
-    {
-      name: 'rescan',
-      cron: config.schedule.rescan,
-      /** The safety net: looks everywhere, in case a change went unnoticed. */
-      async run(signal) {
-        await lookout.resync();
-        await runner.update({ passing: true, signal });
-      },
-    },
-  ];
+/** The cron expressions of the daemon's jobs, by name. */
+export function hoursOf({ schedule }: Pick<Config, 'schedule'>): Record<string, string> {
+  return { rescan: schedule.rescan, verify: schedule.verify };
+}
+
+/** The jobs, with the hours of the configuration. */
+export function createJobs(options: JobsOptions): Job[] {
+  const hours = hoursOf(options.config);
+  const work: Record<string, Job['run']> = {
+    rescan: (signal) => rescan(options, signal),
+    verify: (signal) => verify(options, signal),
+  };
+  return Object.entries(work).map(([name, run]) => ({ name, cron: hours[name] ?? '', run }));
+}
+
+/** The safety net: looks everywhere, in case a change went unnoticed. */
+async function rescan({ runner, lookout }: JobsOptions, signal: AbortSignal): Promise<void> {
+  await lookout.resync();
+  await runner.update({ passing: true, signal });
+}
+
+/** How many damaged files are logged, each on a line of its own. */
+const mostLines = 100;
+
+/** Reads what is published again, with one thread, so that everything else goes on. */
+async function verify(
+  { config: { paths }, runner, log }: JobsOptions,
+  signal: AbortSignal,
+): Promise<void> {
+  const pool = createPool({ threads: 1 });
+  try {
+    const publish = () => runner.update({ passing: true, signal });
+    const { files, bytes, damage } = await verifyLiving({ paths, pool, signal }, publish);
+    for (const { path, reason } of damage.slice(0, mostLines)) {
+      log.error({ path, reason }, 'damaged');
+    }
+    log.info({ files, bytes, damaged: damage.length }, 'verified');
+    if (damage.length === 0) return;
+    throw new ServerError('DAMAGED', `${damage.length} damaged, among them ${damage[0]?.path}`, {
+      hint: 'upload the damaged files again, or take them out with "lxd-image-server verify --repair"',
+    });
+  } finally {
+    await pool.close();
+  }
 }

@@ -5,6 +5,7 @@ import { ServerError } from '../errors.js';
 import type { Logger } from '../log.js';
 import type { Pipeline } from '../pipeline.js';
 import type { Serving } from '../server/following.js';
+import { hoursOf } from './jobs.js';
 import type { Reporter } from './report.js';
 import type { Runner } from './runner.js';
 import type { Schedule } from './schedule.js';
@@ -37,7 +38,7 @@ export function createReloader(options: ReloaderOptions): () => Promise<string[]
     refuseRestart(changedKeys(config, next));
     // The only part that can fail comes first.
     await serving.apply(next);
-    schedule.change({ ...next.schedule });
+    schedule.change(hoursOf(next));
     if (!isDeepStrictEqual(config.publish, next.publish)) await runner.replace(pipelineFor(next));
   };
   const reloadOnce = async () => {

@@ -61,8 +61,8 @@ export interface Runner {
 const gatherMs = 25;
 /** How long a version that has settled waits for others that settle just after it, in milliseconds. */
 const settleTogetherMs = 200;
-/** How long a run that looks again and again may keep the machine busy: a third of the time. */
-const restFactor = 2;
+/** Between runs over a flood of changes there is twice the time of a run, but at most this, in milliseconds. */
+const rest = { factor: 2, most: 200 };
 /** How long to wait after a failure, in milliseconds: at first, and at most. */
 const retry = { first: 1000, most: 30_000 };
 /** How long records wait to be kept on the disk, and how long threads wait for work, in milliseconds. */
@@ -79,7 +79,7 @@ export function createRunner(options: RunnerOptions): Runner {
   const alarm = createAlarm();
   const waiters = new Set<Waiter>();
   let rebuild = false;
-  /** When the first of the changes came; when the last run ended, and how long it took. */
+  /** When the first of the changes came, and until when there is no run for them. */
   let changedAt = 0;
   let restUntil = 0;
   let retryAt: number | undefined;
@@ -118,7 +118,14 @@ export function createRunner(options: RunnerOptions): Runner {
       for (const path of fresh.keys()) changed(path);
       return together(result, await nextRun(signal));
     },
-    exclusively: (work) => inTurn(() => work(() => pipeline.run({ signal: ending.signal }))),
+    exclusively: (work) =>
+      inTurn(() =>
+        work(async () => {
+          const result = await pipeline.run({ signal: ending.signal });
+          onRun(result);
+          return result;
+        }),
+      ),
     replace: (next) =>
       inTurn(async () => {
         await pipeline.save();
@@ -146,7 +153,7 @@ export function createRunner(options: RunnerOptions): Runner {
       const now = performance.now();
       if (now >= nextRunAt()) await inTurn(run);
       else if (now >= (saveAt ?? Infinity)) await inTurn(save);
-      else if (now >= (closePoolAt ?? Infinity)) await inTurn(rest);
+      else if (now >= (closePoolAt ?? Infinity)) await inTurn(releaseThreads);
       else await alarm.at(Math.min(nextRunAt(), saveAt ?? Infinity, closePoolAt ?? Infinity));
     }
   }
@@ -189,7 +196,7 @@ export function createRunner(options: RunnerOptions): Runner {
       for (const waiter of asking) waiter.reject(error);
     } finally {
       const ended = performance.now();
-      restUntil = ended + restFactor * (ended - began);
+      restUntil = ended + Math.min(rest.factor * (ended - began), rest.most);
       closePoolAt = ended + idleMs;
       deadlines = deadlinesOf(pipeline.pending());
       settledAt = togetherAt(deadlines);
@@ -212,7 +219,7 @@ export function createRunner(options: RunnerOptions): Runner {
     await pipeline.save();
   }
 
-  async function rest(): Promise<void> {
+  async function releaseThreads(): Promise<void> {
     closePoolAt = undefined;
     await pool.close();
   }

@@ -1,0 +1,267 @@
+/** The daemon as a service: one a root, commands, configuration, signals, and what it tells systemd. */
+import assert from 'node:assert/strict';
+import { link, readdir, readFile, stat, truncate, utimes, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, test } from 'node:test';
+import { publishedVersions, runCli } from '../support/cli.js';
+import {
+  type Daemon,
+  daemonConfig,
+  emptyRoot,
+  launchDaemon,
+  startDaemon,
+} from '../support/daemon.js';
+import { addVersion, splitImage } from '../support/image-tree.js';
+import { listenAsServiceManager } from '../support/notify-socket.js';
+import { needs } from '../support/programs.js';
+
+const version = 'demo/one/amd64/default/20260101';
+const published = 'demo:one:amd64:default/20260101';
+
+async function isPublished(root: string): Promise<boolean> {
+  return (await publishedVersions(root)).includes(published);
+}
+
+describe('one daemon a root', () => {
+  test('a second one, and a command that would publish itself, are refused', async (t) => {
+    const root = await emptyRoot(t);
+    const daemon = await startDaemon(t, root);
+    const other = join(root, 'other.toml');
+    const text = await readFile(join(root, 'config.toml'), 'utf8');
+    await writeFile(other, text.replace(join(root, 'run'), join(root, 'run2')));
+    const second = await runCli(['watch', '--config', other]);
+    assert.equal(second.code, 1);
+    assert.match(second.stderr, new RegExp(`process ${daemon.pid}\\) is at work here`));
+    assert.equal(await daemon.end(), 0);
+  });
+
+  test('the next one takes over from one that was killed', async (t) => {
+    const root = await emptyRoot(t);
+    const killed = await startDaemon(t, root);
+    assert.equal(await killed.end('SIGKILL'), 'SIGKILL');
+    const daemon = await startDaemon(t, root);
+    assert.equal((await daemon.status()).pid, daemon.pid);
+    assert.equal(await daemon.end(), 0);
+    assert.deepEqual(await readdir(join(root, 'run')), []);
+  });
+
+  test('its socket is for its owner and group alone', async (t) => {
+    const root = await emptyRoot(t);
+    await startDaemon(t, root);
+    const { mode } = await stat(join(root, 'run/control.sock'));
+    assert.equal(mode & 0o777, 0o660);
+  });
+});
+
+describe('the status', () => {
+  test('says what is published, what is held back and why, and until when', async (t) => {
+    const root = await emptyRoot(t);
+    const daemon = await startDaemon(t, root, { settle: '1h' });
+    await addVersion(root, version);
+    await addVersion(root, 'demo/two/amd64/default/20260101', { 'lxd.tar.xz': 'none' });
+    await daemon.until(async () => (await daemon.status()).heldCount === 2);
+    const status = await daemon.status();
+    const [waiting, missing] = status.held;
+    assert.deepEqual([waiting?.path, waiting?.code], [version, 'settling']);
+    const left = Date.parse(waiting?.until ?? '') - Date.now();
+    assert.ok(left > 3_500_000 && left <= 3_600_000, `${left}`);
+    assert.equal(missing?.code, 'root-missing');
+    assert.equal(missing?.until, undefined);
+    assert.equal(status.ready, true);
+    assert.deepEqual(status.catalogue, { products: 0, versions: 0, bytes: 0 });
+    assert.equal(status.watching.mode, 'events');
+    assert.equal(status.root, root);
+  });
+
+  test('is of the last run over everything that is there', async (t) => {
+    const root = await emptyRoot(t);
+    const daemon = await startDaemon(t, root);
+    await addVersion(root, version);
+    await daemon.until(() => isPublished(root));
+    const { catalogue, published: last, held } = await daemon.status();
+    const { versions, products } = catalogue;
+    assert.deepEqual({ products, versions, held }, { products: 1, versions: 1, held: [] });
+    assert.ok(Date.parse(last?.at ?? '') <= Date.now());
+  });
+});
+
+describe('an update through the daemon', () => {
+  test('publishes what is there, and waits for what is fresh', async (t) => {
+    const root = await emptyRoot(t);
+    const daemon = await startDaemon(t, root, { settle: '1s' });
+    await addVersion(root, version);
+    const { versions } = await daemon.call<{ versions: number }>('update', { root });
+    assert.equal(versions, 1);
+    assert.ok(await isPublished(root));
+  });
+
+  test('reads every file again where that is asked', async (t) => {
+    const root = await emptyRoot(t);
+    await addVersion(root, version);
+    const daemon = await startDaemon(t, root);
+    await daemon.until(() => isPublished(root));
+    const files = async (args: object) =>
+      (await daemon.call<{ read: { files: number } }>('update', { root, ...args })).read.files;
+    assert.equal(await files({}), 0);
+    assert.equal(await files({ rebuild: true }), 2);
+  });
+
+  test('of another tree is refused', async (t) => {
+    const root = await emptyRoot(t);
+    const daemon = await startDaemon(t, root);
+    const refused = { code: 'BUSY', message: `The daemon works on another tree: ${root}` };
+    await assert.rejects(daemon.call('update', { root: '/elsewhere' }), refused);
+    await assert.rejects(daemon.call('update', { root, images: '/elsewhere' }), refused);
+    await assert.rejects(daemon.call('update', { root: 7 }), { code: 'USAGE' });
+  });
+});
+
+describe('the configuration', () => {
+  test('is read again at SIGHUP, and the settle time follows', async (t) => {
+    const root = await emptyRoot(t);
+    const daemon = await startDaemon(t, root, { settle: '1h' });
+    await addVersion(root, version);
+    await daemon.until(async () => (await daemon.status()).heldCount === 1);
+    await daemonConfig(root, { settle: '0s', config: 'schedule.rescan = "0 0 1 1 *"' });
+    daemon.signal('SIGHUP');
+    const { changed } = await daemon.event('configuration read again');
+    assert.deepEqual(changed, ['publish.settle', 'schedule.rescan']);
+    await daemon.until(() => isPublished(root));
+    assert.deepEqual(
+      (await daemon.status()).jobs.map(({ name, schedule }) => [name, schedule]),
+      [
+        ['rescan', '0 0 1 1 *'],
+        ['verify', ''],
+      ],
+    );
+  });
+
+  test('that is broken is refused, and the old one stays in force', async (t) => {
+    const root = await emptyRoot(t);
+    const daemon = await startDaemon(t, root, { settle: '0s' });
+    const file = await daemonConfig(root, { settle: '1h', config: 'publish.gzipp = true' });
+    daemon.signal('SIGHUP');
+    const { err } = await daemon.event('configuration refused; the old one stays');
+    assert.match((err as { message: string }).message, /publish\.gzipp/);
+    await assert.rejects(daemon.call('reload'), { code: 'CONFIG', message: new RegExp(file) });
+    await addVersion(root, version);
+    await daemon.until(() => isPublished(root));
+  });
+
+  test('that moves the tree takes a restart, and nothing of it is taken over', async (t) => {
+    const root = await emptyRoot(t);
+    const daemon = await startDaemon(t, root, { settle: '0s' });
+    const file = await daemonConfig(root, { settle: '1h' });
+    const text = await readFile(file, 'utf8');
+    await writeFile(file, text.replace(/^paths.root = .*$/m, 'paths.root = "/elsewhere"'));
+    await assert.rejects(daemon.call('reload'), {
+      code: 'CONFIG',
+      message: 'paths.images, paths.root, paths.streams cannot change while the daemon runs',
+    });
+    await addVersion(root, version);
+    await daemon.until(() => isPublished(root));
+  });
+
+  test('that takes away the server address it had is followed at once', async (t) => {
+    const root = await emptyRoot(t);
+    const daemon = await startDaemon(t, root);
+    await daemonConfig(root, { config: 'server.listen = "127.0.0.1:0"\nserver.tls_key = "/none"' });
+    await assert.rejects(daemon.call('reload'), { name: 'ServerError' });
+    assert.match(JSON.stringify((await daemon.status()).server), /reason/);
+  });
+});
+
+describe('the hours', () => {
+  test('of a rescan find what brought no event', async (t) => {
+    const root = await emptyRoot(t);
+    const daemon = await startDaemon(t, root, { config: 'schedule.rescan = "* * * * * *"' });
+    // Nothing tells of documents that were taken away.
+    await writeFile(join(root, 'streams/v1/images.json'), '{}');
+    await daemon.until(async () => {
+      const text = await readFile(join(root, 'streams/v1/images.json'), 'utf8');
+      return text.includes('products:1.0');
+    });
+    const [job] = (await daemon.status()).jobs;
+    assert.equal(job?.name, 'rescan');
+    assert.equal(job?.last?.failure, undefined);
+  });
+});
+
+test('damage is found at its hour', async (t) => {
+  const root = await emptyRoot(t);
+  const file = join(await addVersion(root, version), 'rootfs.squashfs');
+  const longAgo = new Date(Date.UTC(2026, 0, 1));
+  await utimes(file, longAgo, longAgo);
+  const daemon = await startDaemon(t, root, { config: 'schedule.verify = "* * * * * *"' });
+  await daemon.until(() => isPublished(root));
+  // As a disk does it: other bytes, and nothing that tells of them, for the folder of this name is not watched.
+  const backDoor = join(root, 'back-door');
+  await link(file, backDoor);
+  const bytes = await readFile(file);
+  bytes.writeUInt8(bytes.readUInt8(bytes.length - 1) ^ 1, bytes.length - 1);
+  await writeFile(backDoor, bytes);
+  await utimes(backDoor, longAgo, longAgo);
+  const { path, reason } = await daemon.event('damaged');
+  assert.equal(path, `images/${version}/rootfs.squashfs`);
+  assert.match(String(reason), /^has SHA-256 /);
+  const isTold = async () => {
+    const job = (await daemon.status()).jobs.find(({ name }) => name === 'verify');
+    return job?.last?.failure?.startsWith('1 damaged') ?? false;
+  };
+  while (!(await isTold())) await daemon.event('verified');
+});
+
+describe('SIGTERM', () => {
+  test('while a large file is read ends the daemon with everything as it was', async (t) => {
+    const root = await emptyRoot(t);
+    await addVersion(root, version);
+    const daemon = await startDaemon(t, root, { settle: '0s' });
+    await daemon.until(() => isPublished(root));
+    const documents = await readFile(join(root, 'streams/v1/images.json'));
+    const large = await addVersion(root, 'demo/large/amd64/default/20260101', {
+      ...(await splitImage('large')),
+      'disk.qcow2': '',
+    });
+    await truncate(join(large, 'disk.qcow2'), 40 * 2 ** 30);
+    await waitForReading(daemon);
+    assert.equal(await daemon.end(), 0);
+    assert.deepEqual(await readFile(join(root, 'streams/v1/images.json')), documents);
+    const left = (await readdir(join(root, 'streams/v1'))).filter((name) => name.startsWith('.'));
+    assert.deepEqual(left, []);
+  });
+
+  test('at its very start ends it as well', async (t) => {
+    const root = await emptyRoot(t);
+    const daemon = await launchDaemon(t, root);
+    await daemon.event('published');
+    assert.equal(await daemon.end(), 0);
+  });
+});
+
+/** Waits until a file is being read. */
+async function waitForReading(daemon: Daemon): Promise<void> {
+  for (;;) {
+    const { activity } = await daemon.status();
+    if (activity.doing === 'digest' && (activity.bytes?.done ?? 0) > 0) return;
+  }
+}
+
+test('what the daemon does is told to systemd', needs('systemd-notify', 'perl'), async (t) => {
+  const root = await emptyRoot(t);
+  const manager = await listenAsServiceManager(t, join(root, 'notify.sock'));
+  const env = { NOTIFY_SOCKET: manager.address };
+  const daemon = await startDaemon(t, root, { env });
+  const ready = 'READY=1\nSTATUS=Published: 0 products, 0 versions';
+  const nextOf = async (start: string) => {
+    for (;;) {
+      const message = await manager.next();
+      if (message.startsWith(start)) return message;
+    }
+  };
+  assert.equal(await nextOf('READY'), ready);
+  await daemon.call('reload');
+  assert.match(await nextOf('RELOADING'), /^RELOADING=1\nMONOTONIC_USEC=\d+/);
+  assert.equal(await nextOf('READY'), ready);
+  daemon.signal('SIGTERM');
+  assert.equal(await nextOf('STOPPING'), 'STOPPING=1\nSTATUS=Ending');
+});
