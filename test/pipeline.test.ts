@@ -611,6 +611,88 @@ describe('a run that is interrupted', () => {
   }
 });
 
+describe('a passing run', () => {
+  test('does not wait for what is fresh, and tells when to come again', async (t) => {
+    const site = await makeSite(t, { settle: 400 });
+    await addOld(site.root, 'a/x/amd64/default/20260101');
+    const folder = await addVersion(site.root, 'b/y/amd64/default/20260101');
+    const pipeline = createPipeline(site.options);
+    const { problems } = await pipeline.run({ passing: true });
+    assert.deepEqual(
+      problems.map(({ code }) => code),
+      ['settling', 'settling'],
+    );
+    const { ctimeMs } = await stat(join(folder, 'rootfs.squashfs'));
+    const again = pipeline.pending().get('b/y/amd64/default');
+    assert.equal(again, Math.trunc(ctimeMs) + 400);
+    while (Date.now() <= again) await new Promise(setImmediate);
+    await pipeline.run({ passing: true, folders: [...pipeline.pending().keys()] });
+    assert.deepEqual(await versionsOf(site), [
+      'a:x:amd64:default/20260101',
+      'b:y:amd64:default/20260101',
+    ]);
+    assert.deepEqual([...pipeline.pending().keys()], []);
+  });
+
+  test('keeps records for others only when it is told to', async (t) => {
+    const site = await makeSite(t);
+    await addOld(site.root, 'a/x/amd64/default/20260101');
+    const pipeline = createPipeline(site.options);
+    await pipeline.run({ passing: true });
+    assert.equal(existsSync(site.options.paths.state), false);
+    await pipeline.save();
+    assert.deepEqual((await site.update()).read, nothing);
+    const [name = ''] = await readdir(site.options.paths.state);
+    const file = join(site.options.paths.state, name);
+    const { ino } = await stat(file);
+    await pipeline.run({ passing: true });
+    await pipeline.save();
+    assert.equal((await stat(file)).ino, ino);
+  });
+
+  test('looks only where it is told to, but everywhere the first time', async (t) => {
+    const site = await makeSite(t);
+    await addOld(site.root, 'a/x/amd64/default/20260101');
+    const pipeline = createPipeline(site.options);
+    const look = (...folders: string[]) => pipeline.run({ passing: true, folders });
+    await look();
+    assert.deepEqual(await versionsOf(site), ['a:x:amd64:default/20260101']);
+    await addOld(site.root, 'a/x/amd64/default/20260102');
+    await addOld(site.root, 'b/y/amd64/default/20260101');
+    assert.deepEqual((await look()).published, []);
+    await look('a/x/amd64/default');
+    assert.deepEqual(await versionsOf(site), [
+      'a:x:amd64:default/20260101',
+      'a:x:amd64:default/20260102',
+    ]);
+    await rm(join(site.root, 'images/a'), { recursive: true });
+    assert.deepEqual(
+      (await look('c')).published,
+      all,
+      'products that came or went are always seen',
+    );
+    assert.deepEqual(await versionsOf(site), ['b:y:amd64:default/20260101']);
+    await rm(join(site.root, 'images/b'), { recursive: true });
+    await look('b/y/amd64/default');
+    assert.deepEqual(await versionsOf(site), []);
+  });
+
+  test('keeps what could not be published above the products', async (t) => {
+    const site = await makeSite(t);
+    await addOld(site.root, 'a/x/amd64/default/20260101');
+    await mkdir(join(site.root, 'images/a b'));
+    const pipeline = createPipeline(site.options);
+    const codes = async (folders?: string[]) =>
+      (await pipeline.run({ passing: true, ...(folders && { folders }) })).problems.map(
+        ({ code }) => code,
+      );
+    assert.deepEqual(await codes(), ['name']);
+    assert.deepEqual(await codes(['a/x/amd64/default']), ['name']);
+    await rm(join(site.root, 'images/a b'), { recursive: true });
+    assert.deepEqual(await codes(['']), []);
+  });
+});
+
 test('a disk that is full costs nothing that was read', needsRoot('mount', 'umount'), async (t) => {
   const site = await makeSite(t);
   await fillTree(site.root);
