@@ -3,6 +3,7 @@
  * Every error names the file, the line, the key, what was expected and the nearest known key.
  */
 import { createReadStream } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
 import { parse, TomlError } from 'smol-toml';
 import * as v from 'valibot';
@@ -82,11 +83,28 @@ export interface LoadOptions {
  * @throws {ServerError} CONFIG, for a file that cannot be read or says something wrong
  */
 export async function loadConfig(options: LoadOptions = {}): Promise<LoadedConfig> {
-  const named = options.file ?? ((options.env ?? process.env).LXD_IMAGE_SERVER_CONFIG || undefined);
+  const named = namedFile(options);
   const file = resolve(named ?? defaultConfigFile);
   const text = await readText(file, { optional: named === undefined });
   if (text !== undefined) return parseConfig(text, { file });
   return { ...parseConfig('', { file }), file: undefined };
+}
+
+/**
+ * What stands in for a configuration that says something wrong, for a command that has only to find the daemon:
+ * the defaults, with the `paths.run` that the file seems to name.
+ */
+export async function standInConfig(options: LoadOptions = {}): Promise<Config> {
+  const file = namedFile(options) ?? defaultConfigFile;
+  const text = await readFile(file, 'latin1').catch(() => '');
+  const [, run] = /^\s*(?:paths\s*\.\s*)?run\s*=\s*["']([^"'\n]+)["']/m.exec(text) ?? [];
+  const { config } = parseConfig('', { file });
+  if (run === undefined || !isAbsolute(run)) return config;
+  return { ...config, paths: { ...config.paths, run: resolve(run) } };
+}
+
+function namedFile({ file, env = process.env }: LoadOptions): string | undefined {
+  return file ?? (env.LXD_IMAGE_SERVER_CONFIG || undefined);
 }
 
 async function readText(file: string, options: { optional: boolean }): Promise<string | undefined> {

@@ -37,15 +37,18 @@ async function run<Options extends object>(
   options: Options & GlobalOptions & PathOptions,
 ): Promise<number> {
   const onHangup = options.service === true ? hangups() : () => {};
-  const [verb, { loadConfig, withPaths }, { createFollowingLogger, logLevels }] = await Promise.all(
-    [load(), import('./config.js'), import('./log.js')],
-  );
+  const [verb, { loadConfig, standInConfig, withPaths }, { createFollowingLogger, logLevels }] =
+    await Promise.all([load(), import('./config.js'), import('./log.js')]);
   const { stderr, stdout, env } = process;
   const plain = env.NO_COLOR !== undefined && env.NO_COLOR !== '';
 
   /** The configuration with what the command line says instead. */
   async function read(): Promise<{ config: Config; warnings: string[]; logging: LoggerOptions }> {
-    const loaded = await loadConfig({ file: options.config });
+    const loaded = await loadConfig({ file: options.config }).catch(async (error: unknown) => {
+      const mayDo = options.anyConfig === true && exitCodeFor(error) === exitCodes.usage;
+      if (!mayDo) throw error;
+      return { config: await standInConfig({ file: options.config }), warnings: [] };
+    });
     const config = withPaths(loaded.config, {
       root: options.rootDir,
       images: options.imgDir,

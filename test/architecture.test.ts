@@ -35,7 +35,7 @@ const layers: { name: string; files: RegExp; mayImport: string[] }[] = [
   },
   {
     name: 'story',
-    files: /^(?:pipeline|scanning|digesting|verify)\.ts$/,
+    files: /^(?:pipeline|scanning|digesting|verify|repair)\.ts$/,
     mayImport: ['disk', 'mirror', 'server', 'trust', 'catalog', 'base'],
   },
   { name: 'config', files: /^config(?:\.ts$|\/)/, mayImport: ['base'] },

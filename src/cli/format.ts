@@ -30,3 +30,41 @@ export function formatTable(
     right.includes(column) ? text.padStart(widths[column] ?? 0) : text.padEnd(widths[column] ?? 0);
   return rows.map((row) => row.map(cell).join('  ').trimEnd()).join('\n');
 }
+
+const spans: [ms: number, name: string][] = [
+  [86_400_000, 'd'],
+  [3_600_000, 'h'],
+  [60_000, 'min'],
+  [1000, 's'],
+];
+
+/** When `time` (ISO 8601) is, seen from `now` in milliseconds: `3 min ago`, `in 2 h`, `just now`. */
+export function formatAge(time: string, now: number): string {
+  const ms = now - Date.parse(time);
+  const [span, name] = spans.find(([each]) => Math.abs(ms) >= each) ?? [];
+  if (span === undefined) return 'just now';
+  const count = `${Math.floor(Math.abs(ms) / span)} ${name}`;
+  return ms > 0 ? `${count} ago` : `in ${count}`;
+}
+
+/** A span of time: `850 ms`, `12.3 s`, `4 min`. */
+export function formatDuration(ms: number): string {
+  if (ms < 1000) return `${Math.round(ms)} ms`;
+  if (ms < 60_000) return `${(ms / 1000).toFixed(1)} s`;
+  return ms < 3_600_000 ? `${Math.round(ms / 60_000)} min` : `${(ms / 3_600_000).toFixed(1)} h`;
+}
+
+/** The words of `text` in lines of at most `width` characters; a longer word, as a path, stays whole. */
+export function wrap(text: string, width: number): string[] {
+  const lines: string[] = [];
+  let line = '';
+  for (const word of text.split(/\s+/)) {
+    if (line !== '' && line.length + 1 + word.length > width) {
+      lines.push(line);
+      line = word;
+    } else {
+      line = line === '' ? word : `${line} ${word}`;
+    }
+  }
+  return [...lines, line];
+}

@@ -39,7 +39,8 @@ interface ListedProduct {
   versions: ListedVersion[];
 }
 
-async function readImages(streamsDir: string): Promise<PublishedImages> {
+/** The `images.json` in that folder. @throws ServerError NOT_INITIALISED, DENIED or DAMAGED */
+export async function readImages(streamsDir: string): Promise<PublishedImages> {
   const file = join(streamsDir, 'images.json');
   const hint = 'run "lxd-image-server update"';
   try {
@@ -53,7 +54,8 @@ async function readImages(streamsDir: string): Promise<PublishedImages> {
   }
 }
 
-function describe({ products }: PublishedImages): ListedProduct[] {
+/** Its products and versions, as `list` tells them. */
+export function describe({ products }: PublishedImages): ListedProduct[] {
   return Object.entries(products)
     .sort(([a], [b]) => compareNames(a, b))
     .map(([id, product]) => ({

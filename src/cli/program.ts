@@ -14,6 +14,8 @@ export interface GlobalOptions {
   json?: boolean;
   /** Whether the verb runs until it is told to end; set by the verb, not on the command line. */
   service?: boolean;
+  /** Whether the verb is run also where the configuration is broken, with a stand-in; set by the verb. */
+  anyConfig?: boolean;
 }
 
 /** Folders on the command line. */
@@ -49,7 +51,7 @@ export function createProgram({ version, execute }: ProgramOptions): Program {
     name: string,
     description: string,
     load: () => Promise<Verb<Options>>,
-    { service = false } = {},
+    { service = false, anyConfig = false } = {},
   ): Program => {
     const command = program.command(name).description(description).exitOverride();
     addGlobalOptions(command);
@@ -57,7 +59,9 @@ export function createProgram({ version, execute }: ProgramOptions): Program {
       .option('--root-dir <folder>', 'folder that holds images and streams', parsePath)
       .option('--img-dir <folder>', 'folder of the images', parsePath)
       .option('--streams-dir <folder>', 'folder of the documents, streams/v1', parsePath);
-    return command.action(() => execute(load, { ...command.optsWithGlobals<Options>(), service }));
+    return command.action(() =>
+      execute(load, { ...command.optsWithGlobals<Options>(), service, anyConfig }),
+    );
   };
 
   verb<InitOptions>(
@@ -91,6 +95,15 @@ export function createProgram({ version, execute }: ProgramOptions): Program {
   verb<object>('list', 'list published products and versions', async () => {
     return (await import('./list.js')).list;
   });
+  verb<object>('status', 'what the daemon does, what is published, what is held back', async () => {
+    return (await import('./status.js')).status;
+  });
+  verb<object>(
+    'reload',
+    'have the running daemon read its configuration again',
+    async () => (await import('./reload.js')).reload,
+    { anyConfig: true },
+  );
   verb<VerifyCommandOptions>(
     'verify',
     'read every published file again and check it',

@@ -6,6 +6,7 @@ import { exitCodes } from '../errors.js';
 import type { Logger } from '../log.js';
 import { createPipeline, type RunResult, type Stage } from '../pipeline.js';
 import type { Command } from './command.js';
+import { byDaemonOrSelf } from './daemon.js';
 import { counted, formatBytes } from './format.js';
 import { createProgress } from './progress.js';
 
@@ -21,10 +22,18 @@ export async function update(command: Command, options: UpdateOptions): Promise<
   return result.problems.length > 0 ? exitCodes.partial : exitCodes.done;
 }
 
-/** What `update` and `init` have in common: one run under the lock, with its problems logged. */
-export async function publishTree(command: Command, options: UpdateOptions): Promise<RunResult> {
-  const publish = () => publishLocked(command, options);
-  const result = await withLock(command.config.paths.root, publish);
+/** What `update` and `init` have in common: one run, of the daemon or under the lock, with its problems logged. */
+export async function publishTree(
+  command: Command,
+  { rebuild = false }: UpdateOptions,
+): Promise<RunResult> {
+  const { root, images } = command.config.paths;
+  const result = await byDaemonOrSelf<RunResult>(command, {
+    command: 'update',
+    args: { root, images, rebuild },
+    stageName: (stage) => (stageNames as Record<string, string>)[stage] ?? stage,
+    self: () => withLock(root, () => publishLocked(command, { rebuild })),
+  });
   logProblems(command.log, result.problems);
   return result;
 }

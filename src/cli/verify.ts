@@ -1,8 +1,11 @@
 /** `verify`: reads every published file again and checks it. */
 import { createPool } from '../disk/pool.js';
 import { exitCodes } from '../errors.js';
-import { type Damage, setAside, type Verification, verifyTree } from '../verify.js';
+import type { Logger } from '../log.js';
+import { type RepairResult, verifyAndRepair } from '../repair.js';
+import { type Damage, type Verification, verifyTree } from '../verify.js';
 import type { Command } from './command.js';
+import { byDaemonOrSelf } from './daemon.js';
 import { counted, formatBytes } from './format.js';
 import { createProgress } from './progress.js';
 import { logFirst, logProblems, publishLocked, withLock } from './update.js';
@@ -14,29 +17,46 @@ export interface VerifyCommandOptions {
 
 /** Verifies what is published; damage is logged and exits with its own code, also where it was repaired. */
 export async function verify(command: Command, options: VerifyCommandOptions): Promise<number> {
-  const { config, log, json, print } = command;
-  const result = await check(command);
-  const logDamage = ({ path, reason }: Damage) => log.error({ path, reason }, 'damaged');
-  logFirst(result.damage, { log, each: logDamage });
-  const repaired = options.repair === true && result.damage.length > 0;
-  const moved = repaired ? await withLock(config.paths.root, () => repair(command)) : [];
-  print(json ? JSON.stringify({ ...result, repaired, moved }) : summary(result, repaired));
+  const { log, json, print } = command;
+  const tell = damageLog(log);
+  const result = options.repair === true ? await repair(command, tell) : await onlyVerify(command);
+  tell(result);
+  logFirst(result.moved, { log, each: (path) => log.warn({ path }, 'set aside') });
+  logProblems(log, result.problems);
+  print(json ? JSON.stringify(result) : summary(result));
   return result.damage.length > 0 ? exitCodes.damaged : exitCodes.done;
 }
 
-/**
- * For whoever holds the lock. What was replaced since the last publication is published first, for it is no
- * damage. @returns the paths of what was set aside.
- */
-async function repair(command: Command): Promise<string[]> {
-  const { config, log } = command;
-  await publishLocked(command, {});
-  const { damage } = await check(command);
-  const moved = await setAside(config.paths, damage);
-  logFirst(moved, { log, each: (path) => log.warn({ path }, 'set aside') });
-  const { problems } = await publishLocked(command, {});
-  logProblems(log, problems);
-  return moved;
+/** Logs damage once, as soon as it is known: a repair can take long, or fail. */
+function damageLog(log: Logger): (found: Verification) => void {
+  let told = false;
+  const each = ({ path, reason }: Damage) => log.error({ path, reason }, 'damaged');
+  return ({ damage }) => {
+    if (!told) logFirst(damage, { log, each });
+    told = true;
+  };
+}
+
+async function onlyVerify(command: Command): Promise<RepairResult> {
+  return { ...(await check(command)), repaired: false, moved: [], problems: [] };
+}
+
+/** By the daemon that publishes here, or by this process under the lock. */
+function repair(command: Command, onFound: (found: Verification) => void): Promise<RepairResult> {
+  const { paths } = command.config;
+  return byDaemonOrSelf<RepairResult>(command, {
+    command: 'verify',
+    args: { root: paths.root, images: paths.images, repair: true },
+    stageName: () => 'Reading',
+    self: () =>
+      verifyAndRepair({
+        paths,
+        check: () => check(command),
+        publish: () => publishLocked(command, {}),
+        onFound,
+        exclusively: (work) => withLock(paths.root, work),
+      }),
+  });
 }
 
 async function check({ config, signal, terminal }: Command): Promise<Verification> {
@@ -51,7 +71,7 @@ async function check({ config, signal, terminal }: Command): Promise<Verificatio
   }
 }
 
-function summary({ files, bytes, damage }: Verification, repaired: boolean): string {
+function summary({ files, bytes, damage, repaired }: RepairResult): string {
   const work = `read ${counted(files, 'file')} (${formatBytes(bytes)})`;
   if (damage.length === 0) return `${work}: all as published`;
   const cure = repaired

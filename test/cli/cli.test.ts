@@ -115,7 +115,7 @@ describe('the command line', () => {
         `^error: option '${option} <\\w+>' argument '' is invalid\\. Name a path, or leave the option out\\.\n$`,
       ),
     })),
-    ...['init', 'update', 'serve', 'list', 'verify'].map((verb) => ({
+    ...['init', 'update', 'serve', 'list', 'status', 'reload', 'verify'].map((verb) => ({
       name: `shows help on ${verb}`,
       args: [verb, '--help'],
       code: 0,
@@ -624,6 +624,7 @@ describe('verify', () => {
     const lock = await acquireLock(root);
     t.after(() => lock.release());
     const { code, stderr } = await runCli(['verify', '--repair', '--config', config]);
+    assert.match(stderr, /^error: damaged: \S+rootfs\.squashfs: /);
     assert.match(stderr, /^error: Another lxd-image-server \(process \d+\) is at work here/m);
     assert.equal(code, 1);
     assert.deepEqual(await readFile(file), content);
@@ -632,7 +633,10 @@ describe('verify', () => {
   test('prints its result as JSON', async (t) => {
     const { root, config } = await publishedRoot(t);
     const good = JSON.parse((await runCli(['verify', '--json', '--config', config])).stdout);
-    assert.deepEqual(good, { files: 4, bytes: good.bytes, damage: [], repaired: false, moved: [] });
+    assert.deepEqual(good, {
+      ...{ files: 4, bytes: good.bytes, damage: [], repaired: false, moved: [] },
+      problems: [],
+    });
     await rm(join(root, older, 'lxd.tar.xz'));
     const bad = JSON.parse((await runCli(['verify', '--json', '--config', config])).stdout);
     assert.deepEqual(bad.damage, [

@@ -1,0 +1,69 @@
+/** Work that a running daemon does for a command, and the command itself where there is none. */
+import { ServerError } from '../errors.js';
+import { callDaemon } from '../server/control-client.js';
+import type { Command } from './command.js';
+import { createProgress } from './progress.js';
+
+export interface DaemonWork<T> {
+  /** The command of the control socket, with its arguments. */
+  command: string;
+  args: object;
+  /** What a stage is called on the terminal. */
+  stageName: (stage: string) => string;
+  /** Does the work in this process, under the lock of the root. */
+  self: () => Promise<T>;
+}
+
+/**
+ * Has the daemon do the work, and shows its progress. Without a daemon, or where it serves another root or may
+ * not be called, the work is done here: the lock of the root tells whether that is allowed.
+ *
+ * @throws ServerError of the daemon, or of `work.self`
+ */
+export async function byDaemonOrSelf<T>(command: Command, work: DaemonWork<T>): Promise<T> {
+  let refusal: ServerError | undefined;
+  try {
+    const answer = await byDaemon(command, work);
+    if (answer !== undefined) return answer.result;
+  } catch (error) {
+    if (!isOf(error, 'BUSY', 'DENIED')) throw error;
+    refusal = error;
+  }
+  try {
+    return await work.self();
+  } catch (error) {
+    // It is the daemon of this root after all, so its refusal says more.
+    throw isOf(error, 'BUSY') && refusal?.code === 'DENIED' ? refusal : error;
+  }
+}
+
+function isOf(error: unknown, ...codes: ServerError['code'][]): error is ServerError {
+  return error instanceof ServerError && codes.includes(error.code);
+}
+
+async function byDaemon<T>(
+  { config, terminal, signal }: Command,
+  { command, args, stageName }: DaemonWork<T>,
+): Promise<{ result: T } | undefined> {
+  let now: ProgressEvent = { stage: '', bytes: 0, done: 0 };
+  const progress = await createProgress({ terminal, bytesRead: () => now.done });
+  const onEvent = (event: unknown) => {
+    const next = event as ProgressEvent;
+    const isOther = next.stage !== now.stage || next.bytes !== now.bytes;
+    now = { ...next, done: 0 };
+    if (isOther) progress.stage(stageName(next.stage), next.bytes);
+    now.done = next.done;
+  };
+  try {
+    return await callDaemon<T>({ runDir: config.paths.run, command, args, signal, onEvent });
+  } finally {
+    progress.stop();
+  }
+}
+
+/** What the daemon tells while it works: of `bytes` that the stage has to read, `done` are read. */
+export interface ProgressEvent {
+  stage: string;
+  bytes: number;
+  done: number;
+}
