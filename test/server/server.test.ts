@@ -476,3 +476,10 @@ test('all addresses means IPv4 and IPv6', async (t) => {
   const { port } = await serveTree(t, {}, { listen: ':0' });
   assert.equal((await rawGet(port, '/')).status, 200);
 });
+
+test('the port is free from the moment that closing begins', async (t) => {
+  const { port, server } = await serveTree(t);
+  const closing = server.close();
+  await assert.rejects(connectTls(port), { code: 'ECONNREFUSED' });
+  await closing;
+});
