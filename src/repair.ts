@@ -3,7 +3,7 @@
  */
 import type { Problem } from './catalog/tree.js';
 import type { RunResult } from './pipeline.js';
-import { setAside, type Verification, type VerifyOptions } from './verify.js';
+import { foldersWith, setAside, type Verification, type VerifyOptions } from './verify.js';
 
 /** What was found first, and what became of it. */
 export interface RepairResult extends Verification {
@@ -17,8 +17,8 @@ export interface RepairResult extends Verification {
 
 export interface RepairOptions {
   paths: VerifyOptions['paths'];
-  /** {@link verifyTree} on these paths. */
-  check: () => Promise<Verification>;
+  /** {@link verifyTree} on these paths, of all folders or of those given. */
+  check: (folders?: ReadonlySet<string>) => Promise<Verification>;
   /** A run of the pipeline on these paths, for whoever holds the lock. */
   publish: () => Promise<RunResult>;
   /** Does its work under the lock. Default: the caller holds it already. */
@@ -41,7 +41,7 @@ export async function verifyAndRepair(options: RepairOptions): Promise<RepairRes
   if (found.damage.length === 0) return result;
   await exclusively(async () => {
     await publish();
-    const { damage } = await check();
+    const { damage } = await check(foldersWith(found.damage));
     result.moved = await setAside(paths, damage);
     result.problems = (await publish()).problems;
     result.repaired = true;

@@ -93,9 +93,13 @@ export async function verifyLiving(
   const first = await verifyTree(options);
   if (first.damage.length === 0) return first;
   await publish();
-  const folders = new Set(first.damage.map(({ path }) => dirname(path)));
-  const { damage } = await verifyTree({ ...options, folders });
+  const { damage } = await verifyTree({ ...options, folders: foldersWith(first.damage) });
   return { ...first, damage };
+}
+
+/** The folders of what is damaged, relative to the root. */
+export function foldersWith(damage: readonly Damage[]): Set<string> {
+  return new Set(damage.map(({ path }) => dirname(path)));
 }
 
 /**

@@ -51,7 +51,7 @@ function repair(command: Command, onFound: (found: Verification) => void): Promi
     self: () =>
       verifyAndRepair({
         paths,
-        check: () => check(command),
+        check: (folders) => check(command, folders),
         publish: () => publishLocked(command, {}),
         onFound,
         exclusively: (work) => withLock(paths.root, work),
@@ -59,12 +59,16 @@ function repair(command: Command, onFound: (found: Verification) => void): Promi
   });
 }
 
-async function check({ config, signal, terminal }: Command): Promise<Verification> {
+async function check(
+  { config, signal, terminal }: Command,
+  folders?: ReadonlySet<string>,
+): Promise<Verification> {
   const pool = createPool();
   const progress = await createProgress({ terminal, bytesRead: pool.bytesRead });
   try {
     const onStart = (bytes: number) => progress.stage('Reading', bytes);
-    return await verifyTree({ paths: config.paths, pool, signal, onStart });
+    const wanted = folders === undefined ? {} : { folders };
+    return await verifyTree({ paths: config.paths, pool, signal, onStart, ...wanted });
   } finally {
     progress.stop();
     await pool.close();

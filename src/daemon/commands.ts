@@ -1,8 +1,11 @@
 /** What the daemon does when it is told to over its control socket. */
 import * as v from 'valibot';
 import type { Config } from '../config.js';
+import { createPool } from '../disk/pool.js';
 import { ServerError } from '../errors.js';
+import { type RepairResult, verifyAndRepair } from '../repair.js';
 import type { ControlCommand } from '../server/control.js';
+import { verifyLiving, verifyTree } from '../verify.js';
 import type { Progress, Reporter } from './report.js';
 import type { Runner } from './runner.js';
 
@@ -25,7 +28,13 @@ export function createCommands(options: CommandsOptions): Record<string, Control
     async update({ args, signal, report }) {
       const { rebuild, ...tree } = read(updateArgs, args);
       refuseOther(paths, tree);
-      return await withProgress(reporter, report, () => runner.update({ rebuild, signal }));
+      const work = () => runner.update({ rebuild, signal });
+      return await withProgress(work, { report, progress: reporter.progress });
+    },
+    async verify({ args, signal, report }) {
+      const { repair, ...tree } = read(verifyArgs, args);
+      refuseOther(paths, tree);
+      return await verify({ paths, runner, signal, report, repair });
     },
   };
 }
@@ -38,6 +47,7 @@ const tree = {
 };
 
 const updateArgs = v.object({ ...tree, rebuild: v.optional(v.boolean(), false) });
+const verifyArgs = v.object({ ...tree, repair: v.optional(v.boolean(), false) });
 
 /** @throws ServerError USAGE where `args` are not what the command takes. */
 function read<T>(schema: v.GenericSchema<unknown, T>, args: unknown): T {
@@ -64,13 +74,62 @@ function refuseOther(
   throw new ServerError('BUSY', `The daemon works on another tree: ${paths.root}`);
 }
 
-/** Does `work`, and reports now and then how far the daemon is. */
+interface VerifyWork {
+  paths: Config['paths'];
+  runner: Runner;
+  signal: AbortSignal;
+  report: (progress: Progress) => void;
+  repair: boolean;
+}
+
+/** Verifies with threads of its own; only a repair keeps runs waiting. */
+async function verify({
+  paths,
+  runner,
+  signal,
+  report,
+  repair,
+}: VerifyWork): Promise<RepairResult> {
+  const pool = createPool();
+  let bytes = 0;
+  let before = 0;
+  const onStart = (total: number) => {
+    bytes = total;
+    before = pool.bytesRead();
+  };
+  const progress = (): Progress => {
+    return { stage: 'digest', bytes, done: pool.bytesRead() - before };
+  };
+  const options = { paths, pool, signal, onStart };
+  let publish = () => runner.update({ passing: true, signal });
+  const mend = () =>
+    verifyAndRepair({
+      paths,
+      check: (folders) => verifyTree({ ...options, ...(folders && { folders }) }),
+      publish: () => publish(),
+      exclusively: (work) =>
+        runner.exclusively(async (run) => {
+          publish = run;
+          await work();
+        }),
+    });
+  const look = async (): Promise<RepairResult> => {
+    const found = await verifyLiving(options, publish);
+    return { ...found, repaired: false, moved: [], problems: [] };
+  };
+  try {
+    return await withProgress(repair ? mend : look, { report, progress });
+  } finally {
+    await pool.close();
+  }
+}
+
+/** Does `work`, and reports now and then how far it is. */
 async function withProgress<T>(
-  reporter: Reporter,
-  report: (progress: Progress) => void,
   work: () => Promise<T>,
+  { report, progress }: { report: (progress: Progress) => void; progress: () => Progress },
 ): Promise<T> {
-  const timer = setInterval(() => report(reporter.progress()), progressMs);
+  const timer = setInterval(() => report(progress()), progressMs);
   try {
     return await work();
   } finally {

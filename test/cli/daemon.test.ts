@@ -48,6 +48,7 @@ function daemonStatus(root: string): DaemonStatus {
     pid: 4711,
     started: ago(3 * 86_400_000),
     root,
+    ready: true,
     activity: {
       doing: 'digest',
       bytes: { done: 512 * 2 ** 20, total: 2 ** 31 },

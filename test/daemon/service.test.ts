@@ -187,20 +187,53 @@ describe('the hours', () => {
   });
 });
 
-test('damage is found at its hour', async (t) => {
+test('a repair by the daemon takes out what is damaged, and nothing else', async (t) => {
   const root = await emptyRoot(t);
+  const file = await damagedLater(root);
+  await addVersion(root, 'demo/two/amd64/default/20260101');
+  const daemon = await startDaemon(t, root);
+  await daemon.until(() => isPublished(root));
+  await file.damage();
+  const config = join(root, 'config.toml');
+  const args = ['verify', '--repair', '--json', '--config', config];
+  const { code, stdout } = await runCli(args);
+  assert.equal(code, 5);
+  const { repaired, moved } = JSON.parse(stdout) as { repaired: boolean; moved: string[] };
+  assert.deepEqual(
+    { repaired, moved },
+    {
+      repaired: true,
+      moved: [`images/${version}/.rootfs.squashfs.damaged`],
+    },
+  );
+  assert.deepEqual(await publishedVersions(root), ['demo:two:amd64:default/20260101']);
+  assert.equal((await runCli(args)).code, 0);
+});
+
+/** A version with a file that can be damaged as a disk does it: other bytes, and nothing that tells of them. */
+async function damagedLater(root: string) {
   const file = join(await addVersion(root, version), 'rootfs.squashfs');
   const longAgo = new Date(Date.UTC(2026, 0, 1));
   await utimes(file, longAgo, longAgo);
+  return {
+    async damage() {
+      // The folder of this name is not watched.
+      const backDoor = join(root, 'back-door');
+      await link(file, backDoor);
+      const bytes = await readFile(file);
+      bytes.writeUInt8(bytes.readUInt8(bytes.length - 1) ^ 1, bytes.length - 1);
+      await writeFile(backDoor, bytes);
+      await utimes(backDoor, longAgo, longAgo);
+    },
+  };
+}
+
+test('damage is found at its hour', async (t) => {
+  const root = await emptyRoot(t);
+  const file = await damagedLater(root);
   const daemon = await startDaemon(t, root, { config: 'schedule.verify = "* * * * * *"' });
   await daemon.until(() => isPublished(root));
-  // As a disk does it: other bytes, and nothing that tells of them, for the folder of this name is not watched.
-  const backDoor = join(root, 'back-door');
-  await link(file, backDoor);
-  const bytes = await readFile(file);
-  bytes.writeUInt8(bytes.readUInt8(bytes.length - 1) ^ 1, bytes.length - 1);
-  await writeFile(backDoor, bytes);
-  await utimes(backDoor, longAgo, longAgo);
+  await file.damage();
   const { path, reason } = await daemon.event('damaged');
   assert.equal(path, `images/${version}/rootfs.squashfs`);
   assert.match(String(reason), /^has SHA-256 /);
