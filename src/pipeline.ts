@@ -96,6 +96,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
   const buildImages = createImagesDocumentBuilder();
   let last: Kept | undefined;
   let isSaved = true;
+  let admitted: Admitted | undefined;
   /** What lies above the products and cannot be published. */
   let above: Problem[] = [];
 
@@ -116,7 +117,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
 
       onStage('publish', 0);
       const records = inProductOrder(stock.records);
-      const admitted = admit(records);
+      admitted = admit(records, admitted);
       const published = await publish(admitted, { records, kept });
       ms.publish = clock();
       if (!passing) await save();
@@ -277,16 +278,21 @@ function entriesOf(records: readonly ProductRecord[]): ProductEntry[] {
 }
 
 interface Admitted {
+  /** Of which this was made. */
+  offered: readonly ProductEntry[];
   entries: ProductEntry[];
   aliases: ReadonlyMap<ProductHead, readonly string[]>;
   problems: Problem[];
 }
 
-/** What is published of `records`, in product order, and who keeps which alias. */
-function admit(records: readonly ProductRecord[]): Admitted {
-  const { products, problems: twins } = withoutTwins(entriesOf(records));
+/** What is published of `records`, in product order, and who keeps which alias; `last` where that is the same. */
+function admit(records: readonly ProductRecord[], last: Admitted | undefined): Admitted {
+  const offered = entriesOf(records);
+  const isSame = offered.length === last?.offered.length;
+  if (isSame && offered.every((entry, at) => entry === last.offered[at])) return last;
+  const { products, problems: twins } = withoutTwins(offered);
   const { aliases, problems } = resolveAliases(products.map(({ head }) => head));
-  return { entries: products, aliases, problems: [...twins, ...problems] };
+  return { offered, entries: products, aliases, problems: [...twins, ...problems] };
 }
 
 function byPath(records: readonly ProductRecord[]): Kept['records'] {
