@@ -1,12 +1,15 @@
 /** The daemon: how soon it is ready and what it needs, and how soon what lands in the tree is published. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, readFileSync, watch, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, truncateSync, watch, writeFileSync } from 'node:fs';
 import { cp, rm } from 'node:fs/promises';
+import type { IncomingMessage } from 'node:http';
+import { get } from 'node:https';
 import { join } from 'node:path';
 import { type Daemon, daemonConfig, startDaemon } from '../support/daemon.js';
+import { createTestCertificate } from '../support/tls.js';
 import { withFolder } from './folder.js';
-import { limitRow, median, type Row, runMeasured, shownMs, withoutTarget } from './measure.js';
+import { limitRow, median, type Row, runMeasured, withoutTarget } from './measure.js';
 import { makeManyVersions, versionPath } from './tree.js';
 
 const cli = join(import.meta.dirname, '../../src/main.js');
@@ -50,11 +53,13 @@ async function benchStarts(
 ): Promise<Row[]> {
   const times: number[] = [];
   const sizes: number[] = [];
+  const ends: number[] = [];
   for (let start = 0; start < starts; start++) {
-    await withDaemon(root, async (daemon, ms) => {
+    const end = await withDaemon(root, async (daemon, ms) => {
       times.push(ms);
       sizes.push((await daemon.status()).process.memory / 2 ** 20);
     });
+    ends.push(end);
   }
   const target = targets[versions];
   const label = versions.toLocaleString('en');
@@ -69,6 +74,7 @@ async function benchStarts(
       target: target?.MiB ?? 0,
       unit: 'MiB',
     }),
+    limitRow('the same: SIGTERM in idle', { value: Math.max(...ends), target: 1000, unit: 'ms' }),
   ];
   return target === undefined ? rows.map(withoutTarget) : rows;
 }
@@ -101,6 +107,11 @@ async function benchUploads(root: string, { uploads, drop }: WatchBenchOptions):
     limitRow('the longest time for which the daemon answered nothing', {
       value: pause,
       target: 200,
+      unit: 'ms',
+    }),
+    limitRow('SIGTERM while 64 GiB are read and a client stalls in its download', {
+      value: await benchEndUnderLoad(root),
+      target: 5000,
       unit: 'ms',
     }),
   ];
@@ -173,22 +184,59 @@ function documentsWith(root: string, texts: readonly string[]): Promise<number> 
   });
 }
 
-/** Starts a daemon, and ends it after `use`, which is told how long it took until it was ready, in ms. */
+/**
+ * How long SIGTERM takes while a large file is read and a client downloads slowly, in milliseconds.
+ */
+async function benchEndUnderLoad(root: string): Promise<number> {
+  const { cert, key } = await createTestCertificate();
+  const files = { tls_cert: cert, tls_key: key };
+  for (const [name, pem] of Object.entries(files))
+    writeFileSync(join(root, `${name}.pem`), pem, { mode: 0o600 });
+  const tls = Object.keys(files).map((name) => `server.${name} = "${join(root, name)}.pem"`);
+  const config = ['server.listen = "127.0.0.1:0"', ...tls].join('\n');
+  const version = 'images/large/r/amd64/default/20260101';
+  const ms = await withDaemon(
+    root,
+    async (daemon) => {
+      mkdirSync(join(root, version), { recursive: true });
+      for (const name of ['lxd.tar.xz', 'disk.qcow2'])
+        writeFileSync(join(root, version, name), 'x');
+      truncateSync(join(root, version, 'disk.qcow2'), 64 * 2 ** 30);
+      const { server } = await daemon.status();
+      if (!('url' in server)) throw new Error(server.reason);
+      const download = get(`${server.url}/${version}/disk.qcow2`, { rejectUnauthorized: false });
+      const [response] = (await once(download, 'response')) as [IncomingMessage];
+      // Nothing is taken of it, and its end is no surprise.
+      response.on('error', () => {});
+      while ((await daemon.status()).activity.doing !== 'digest');
+    },
+    config,
+  );
+  await rm(join(root, 'images/large'), { recursive: true });
+  return ms;
+}
+
+/**
+ * Starts a daemon, and ends it after `use`, which is told how long it took until it was ready, in ms.
+ *
+ * @returns how long it took to end, in ms.
+ */
 async function withDaemon(
   root: string,
   use: (daemon: Daemon, ms: number) => Promise<void>,
-): Promise<void> {
+  config = '',
+): Promise<number> {
   const cleanups: (() => unknown)[] = [];
   const began = performance.now();
   const after = (cleanup: () => unknown) => void cleanups.push(cleanup);
-  const daemon = await startDaemon({ after } as Parameters<typeof startDaemon>[0], root, {
-    settle: `${settle}ms`,
-  });
+  const context = { after } as Parameters<typeof startDaemon>[0];
+  const options = { settle: `${settle}ms`, config };
   try {
+    const daemon = await startDaemon(context, root, options);
     await use(daemon, performance.now() - began);
     const stopping = performance.now();
     await daemon.end();
-    process.stderr.write(`ended in ${shownMs(performance.now() - stopping)}\n`);
+    return performance.now() - stopping;
   } finally {
     for (const cleanup of cleanups) await cleanup();
   }
