@@ -132,10 +132,13 @@ async function startUnattendedHolder(root: string): Promise<{ parent: ChildProce
   return { parent, pid: Number(pid.toString()) };
 }
 
+/** Waits until all threads of a process have ended, of which its first is the last to be seen. */
 async function untilZombie(pid: number): Promise<void> {
-  while (!/\) Z /.test(await readFile(`/proc/${pid}/stat`, 'utf8'))) {
-    await new Promise(setImmediate);
-  }
+  const isOver = async () => {
+    const status = await readFile(`/proc/${pid}/status`, 'utf8');
+    return /^State:\s+Z/m.test(status) && /^Threads:\s+1$/m.test(status);
+  };
+  while (!(await isOver())) await new Promise(setImmediate);
 }
 
 describe('a lock file', () => {
