@@ -104,7 +104,7 @@ function withDaemon(
     row('now', activityText(daemon.activity, now)),
     row('published', stockText(daemon.catalogue)),
     row(
-      'last',
+      'written',
       published
         ? `${formatAge(published.at, now)}, in ${formatDuration(published.ms)}`
         : 'nothing new since the start',

@@ -100,7 +100,7 @@ describe('status', () => {
 root        /srv
 now         digest: 512.0 MiB of 2.0 GiB (25%), since 1 min ago
 published   2 products, 7 versions, 3.0 GiB
-last        3 min ago, in 1.2 s
+written     3 min ago, in 1.2 s
 watching    on a timer, with 10 folders watched: inotify watches ran out
 server      https://localhost:8443
 jobs        rescan: running; next in 10 min; last 10 min ago, in 80 ms; failed:
