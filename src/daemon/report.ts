@@ -26,7 +26,7 @@ export interface Sources {
 
 /** How far work is, for whoever asked for it. */
 export interface Progress {
-  stage: Activity['doing'];
+  stage: Activity['doing'] | 'settle';
   /** For `digest`: how many bytes are to be read, and are read. */
   bytes: number;
   done: number;
@@ -105,7 +105,12 @@ export function createReporter({ version, root, pool, manager }: ReporterOptions
         },
       };
     },
-    progress: () => ({ stage: activity.doing, bytes: bytes().total, done: bytes().done }),
+    progress() {
+      const { doing } = activity;
+      if (doing === 'digest') return { stage: doing, bytes: bytes().total, done: bytes().done };
+      // Whoever waits while there is nothing to do waits for versions to settle.
+      return { stage: doing === 'idle' ? 'settle' : doing, bytes: 0, done: 0 };
+    },
     line,
   };
 }
