@@ -46,7 +46,7 @@ export function catalogueProduct(folder: ProductFolder, options: CatalogueOption
       if (!isExplained(verdict.fault, path, folder.problems)) {
         problems.push({ path, ...verdict.fault });
       }
-      if (restlessCodes.has(verdict.fault.code)) restless.push(version.name);
+      if (isRestless(version, verdict.fault)) restless.push(version.name);
       const retryAt = verdict.unread === true ? [options.now + retryAfter] : [];
       times.push(...[verdict.settlesAt ?? retryAt].flat());
     }
@@ -59,6 +59,11 @@ export function catalogueProduct(folder: ProductFolder, options: CatalogueOption
 }
 
 const restlessCodes = new Set<Fault['code']>(['changed', 'sums-mismatch']);
+
+/** Whether a version was read in vain, and has not come to rest since. */
+function isRestless({ restless }: VersionFolder, { code }: Fault): boolean {
+  return restlessCodes.has(code) || (restless === true && code === 'settling');
+}
 
 const hidingCodes = new Set<Fault['code']>(['unreadable', 'link', 'kind', 'name']);
 

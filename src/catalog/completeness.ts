@@ -178,30 +178,42 @@ function missingListed(version: VersionFolder): Obstacle | undefined {
   });
 }
 
-/** Files that nothing vouches for must have been left alone for the settle time. */
+/** Files that neither SHA256SUMS nor a digest vouches for must have been left alone for the settle time. */
 function obstacleInTime(version: VersionFolder, options: CatalogueOptions): Obstacle | undefined {
   // What was put in its place whole was written elsewhere, and is not being written any more.
   if (version.placed === true) return undefined;
-  const touched = version.files
-    .filter((file) => !isVouchedFor(file, version))
-    .reduce((latest, file) => Math.max(latest, file.touched), -Infinity);
-  const age = options.now - touched;
   // A clock that was set back leaves times in the future: those files are as old as they can get.
-  if (age >= options.settle || age <= -options.settle) return undefined;
+  const settling = version.files
+    .map((file) => ({ touched: file.touched, wait: waitFor(file, { version, ...options }) }))
+    .filter(({ touched, wait }) => Math.abs(options.now - touched) < wait);
+  if (settling.length === 0) return undefined;
   const obstacle = held('settling', 'it was changed a moment ago', {
     cure: 'it is published once it has been left alone for the settle time',
   });
-  return { ...obstacle, settlesAt: touched + options.settle };
+  return {
+    ...obstacle,
+    settlesAt: Math.max(...settling.map(({ touched, wait }) => touched + wait)),
+  };
 }
 
-/** Whether a file need not be left alone: SHA256SUMS tells when it is whole, or it has been read as it is. */
-function isVouchedFor(file: FileEntry, version: VersionFolder): boolean {
+/**
+ * How long a file that was read in vain is left alone before it is read once more, in milliseconds: one that
+ * grows is not read over and over again to see whether it fits SHA256SUMS by now.
+ */
+const readAgainAfter = 1000;
+
+/** For how long nothing may have touched a file, in milliseconds. */
+function waitFor(
+  file: FileEntry,
+  { version, settle }: { version: VersionFolder; settle: number },
+): number {
   // New permissions or a further name touch a file as well, and leave the content what it was.
-  if (file.digest !== undefined && file.fleeting !== true) return true;
-  // A file that grows is not read over and over again to see whether it fits SHA256SUMS by now.
-  if (version.restless === true) return false;
+  if (file.digest !== undefined && file.fleeting !== true) return 0;
   const sums = sumsOf(version);
-  return sums !== undefined && (Object.hasOwn(sums, file.name) || file.name === 'SHA256SUMS');
+  const isListed =
+    sums !== undefined && (Object.hasOwn(sums, file.name) || file.name === 'SHA256SUMS');
+  if (!isListed) return settle;
+  return version.restless === true ? Math.min(readAgainAfter, settle) : 0;
 }
 
 /** What reading the files has shown. */

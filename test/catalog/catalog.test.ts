@@ -441,15 +441,22 @@ describe('SHA256SUMS', () => {
     assert.equal(again, undefined);
   });
 
-  test('speaks no more for files of a version that was read in vain: those must settle', () => {
-    const files = [...unreadFiles(), aSumsFile(sums, { touched: now })];
-    const version = aVersion('20260103', { files });
-    const folder = aProduct({ versions: [{ ...version, restless: true }] });
-    assert.deepEqual(asked(folder), []);
-    assert.equal(settlingTimes(folder, settled)?.first, now + settled.settle);
-    const later = { ...settled, now: now + settled.settle };
-    assert.deepEqual(missingDigests(folder, later).length, 1);
-  });
+  for (const [settle, wait] of [
+    [500, 500],
+    [2000, 1000],
+    [3_600_000, 1000],
+  ] as const) {
+    test(`lets a version that was read in vain rest for ${wait} of ${settle} ms, and stay marked`, () => {
+      const files = [...unreadFiles(), aSumsFile(sums, { touched: now })];
+      const version = aVersion('20260103', { files });
+      const folder = aProduct({ versions: [{ ...version, restless: true }] });
+      const options = { ...settled, settle, now };
+      assert.deepEqual(missingDigests(folder, options), []);
+      assert.deepEqual(settlingTimes(folder, options), { first: now + wait, last: now + wait });
+      assert.deepEqual(catalogueProduct(folder, options).restless, ['20260103']);
+      assert.equal(missingDigests(folder, { ...options, now: now + wait }).length, 1);
+    });
+  }
 
   const strangers = ['README', 'constructor', 'toString'];
   for (const name of strangers) {
