@@ -9,7 +9,13 @@ import {
   missingDigests,
   settlingTimes,
 } from './catalog/completeness.js';
-import { digestsOf, recallDigests, type Scanned } from './catalog/record.js';
+import {
+  digestsOf,
+  filledIn,
+  recallDigests,
+  recallFilled,
+  type Scanned,
+} from './catalog/record.js';
 import { type FileEntry, type ProductFolder, productPath } from './catalog/tree.js';
 import type { DigestResult } from './disk/digest.js';
 import type { Pool } from './disk/pool.js';
@@ -73,6 +79,7 @@ async function rescan(
     if (json === undefined) continue;
     const folder = JSON.parse(json) as ProductFolder;
     recallDigests(folder, digestsOf(product.folder));
+    recallFilled(folder, filledIn(product.folder));
     Object.assign(product, { fingerprint, folder });
   }
 }

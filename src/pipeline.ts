@@ -13,6 +13,7 @@ import {
   type ProductRecord,
   type Scanned,
   type Totals,
+  withoutDigests,
 } from './catalog/record.js';
 import { indexText, newest } from './catalog/streams.js';
 import { compareNames, type Problem } from './catalog/tree.js';
@@ -106,7 +107,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       onStage('scan', 0);
       const imagesDir = await imagesFolder(paths.images);
       const folders = last === undefined || rebuild ? undefined : where.folders;
-      const keeping = rebuild ? { records: new Map() } : (last ?? store.load());
+      const keeping = rebuild ? withoutReading(last) : (last ?? store.load());
       const context = { imagesDir, folders, signal, onStage, wait: !passing };
       const tree = await look(context, keeping);
       const ms = { scan: clock(), digest: 0, publish: 0 };
@@ -259,6 +260,11 @@ type DigestContext = Required<Pick<RunOptions, 'onStage'>> & {
 /** All that is known of the tree at last. */
 interface Stock extends Pick<RunResult, 'read' | 'problems'> {
   records: ProductRecord[];
+}
+
+/** What a run may still know that is to read everything again. */
+function withoutReading(kept: Kept | undefined): Kept {
+  return { records: byPath([...(kept?.records.values() ?? [])].map(withoutDigests)) };
 }
 
 /** How often the tree is read and looked at again before a restless one is published as it is known. */

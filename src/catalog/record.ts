@@ -13,13 +13,14 @@ import {
   type Problem,
   type ProductFolder,
   productPath,
+  type VersionFolder,
 } from './tree.js';
 
 /**
  * Raised whenever the same tree and digests would give another record, or records are kept in another way:
  * older ones are then not used.
  */
-export const recordFormat = 2;
+export const recordFormat = 3;
 
 /** `[name, stamp, digest]` of files, by version; those of the product folder itself under ''. */
 export type KnownDigests = Record<string, [name: string, stamp: string, digest: FileDigest][]>;
@@ -35,6 +36,8 @@ export interface ProductRecord {
   again?: number;
   /** Names of versions that were read in vain. */
   restless: string[];
+  /** Name and id of versions whose folders were there before all that is in them, as with most uploads. */
+  filled: string[];
   /** What is published; absent where no version is complete. */
   entry?: ProductEntry;
   totals: Totals;
@@ -90,18 +93,45 @@ export function draftRecord({ folder, fingerprint }: Scanned): ProductRecord {
     fingerprint,
     final: false,
     restless: [],
+    filled: filledIn(folder),
     totals: { versions: 0, bytes: 0 },
     problems: [],
     digests: Buffer.from(JSON.stringify(digestsOf(folder))),
   };
 }
 
-/** Gives `folder` what `record` knows of it: digests of files that are as they were, and which versions are restless. */
+/** What is left of `record` when all that was read is to be read again. */
+export function withoutDigests({ path, filled }: ProductRecord): ProductRecord {
+  const totals = { versions: 0, bytes: 0 };
+  const nothing = { fingerprint: '', final: false, restless: [], totals, problems: [] };
+  return { path, filled, ...nothing, digests: Buffer.from('{}') };
+}
+
+/** Gives `folder` what `record` knows of it: digests of files that are as they were, and how versions came. */
 export function recall(folder: ProductFolder, record: ProductRecord): void {
   recallDigests(folder, JSON.parse(record.digests.toString()) as KnownDigests);
+  recallFilled(folder, record.filled);
   for (const version of folder.versions) {
     if (record.restless.includes(version.name)) version.restless = true;
   }
+}
+
+/** Versions of `folder` that came in parts, as {@link ProductRecord.filled}. */
+export function filledIn({ versions }: ProductFolder): string[] {
+  return versions.flatMap((version) =>
+    version.id === undefined || version.placed === true ? [] : [folderKey(version)],
+  );
+}
+
+/** Sees to it that no version in `filled` counts as one that was put in its place whole. */
+export function recallFilled(folder: ProductFolder, filled: readonly string[]): void {
+  for (const version of folder.versions) {
+    if (filled.includes(folderKey(version))) delete version.placed;
+  }
+}
+
+function folderKey({ name, id }: VersionFolder): string {
+  return `${name} ${id}`;
 }
 
 /** Gives the files of `folder` the digests in `known` that stand under their names and stamps. */

@@ -224,6 +224,8 @@ export interface VersionFolder {
   temporaries: string[];
   /** True where the folder was renamed, or given its times, after all that is in it was last changed. */
   placed?: true;
+  /** Tells the folder from others of its name; absent once nothing in it has changed for a day. */
+  id?: string;
   /** True where it was read in vain lately: it changed meanwhile, or was not what its SHA256SUMS states. */
   restless?: true;
 }

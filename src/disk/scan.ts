@@ -88,28 +88,30 @@ function scanVersion(place: Place, name: string): VersionFolder {
       if (stat !== undefined && stat.ctimeNs > touched) touched = stat.ctimeNs;
     }
   }
-  if (isPlaced(place, touched)) version.placed = true;
-  return version;
+  return { ...version, ...originOf(place, touched) };
 }
 
 /** How long after its last change nobody asks any more how a version came to its place, in nanoseconds: a day. */
 const longAgo = 86_400_000_000_000n;
 
 /**
- * Whether a version folder was renamed, or given its times, after all in it was last changed. An upload
- * into the folder leaves it with one time for both its entries and its attributes, or with younger files;
- * and programs that set a folder's times (`cp -a`, `rsync -a`, `scp -p`) do so when they are done with it.
+ * What a version folder tells of how it came. One that was renamed, or given its times, after all in it was
+ * last changed may have come whole: an upload into it leaves it with one time for both its entries and its
+ * attributes, or with younger files. But `chmod -R` does the same to half an upload, and so does `rsync -a`
+ * when it begins once more: whether the folder was there before, only a record tells.
  *
- * @param touched when its files were last changed, in nanoseconds since 1970.
+ * @param touched when its files were last changed, in nanoseconds since 1970; 0 where there are none.
  */
-function isPlaced(place: Place, touched: bigint): boolean {
-  if (BigInt(Date.now()) * 1_000_000n - touched > longAgo) return false;
+function originOf(place: Place, touched: bigint): Pick<VersionFolder, 'placed' | 'id'> {
+  const isOld = touched > 0n && BigInt(Date.now()) * 1_000_000n - touched > longAgo;
+  if (isOld) return {};
   try {
-    const { ctimeNs, mtimeNs } = statSync(absolute(place), { bigint: true });
-    return ctimeNs > mtimeNs && ctimeNs > touched;
+    const { ino, ctimeNs, mtimeNs } = statSync(absolute(place), { bigint: true });
+    const isPlaced = ctimeNs > mtimeNs && ctimeNs > touched;
+    return { id: String(ino), ...(isPlaced && { placed: true }) };
   } catch {
     // It has vanished; then nothing is in it either.
-    return false;
+    return {};
   }
 }
 

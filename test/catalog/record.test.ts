@@ -10,8 +10,9 @@ import {
   recall,
   recallDigests,
   recordFormat,
+  withoutDigests,
 } from '../../src/catalog/record.js';
-import type { ProductFolder } from '../../src/catalog/tree.js';
+import type { ProductFolder, VersionFolder } from '../../src/catalog/tree.js';
 import {
   aFile,
   aProduct,
@@ -84,7 +85,7 @@ test('who changes what a record holds raises recordFormat', () => {
   // what it was, the same tree gives another record now: raise recordFormat, and put both here.
   assert.deepEqual(
     [recordFormat, sha256(text)],
-    [2, 'cc6646519d165958d8d54e4006538812b3a9f404bc66a89a80f748fc2d113956'],
+    [3, '25c2b0347da9418e550a23136d7136d54308046d0dc4943abadaec2041c2bbe6'],
   );
 });
 
@@ -106,6 +107,7 @@ describe('the digests in a record', () => {
       fingerprint,
       final: false,
       restless: [],
+      filled: [],
       totals: { versions: 0, bytes: 0 },
       problems: [],
       digests: draft.digests,
@@ -261,6 +263,29 @@ describe('a record', () => {
     const marks = again.versions.map(({ restless }) => restless);
     assert.deepEqual(marks, [undefined, true, true]);
     assert.deepEqual(digestsOf(again), digestsOf(aProduct({ versions })));
+  });
+
+  test('names the versions whose folders were there before their files: they never count as put in place', () => {
+    const [old, filled, placed] = ['20260101', '20260102', '20260103'].map((name) =>
+      aVersion(name),
+    ) as [VersionFolder, VersionFolder, VersionFolder];
+    const record = recordOf(
+      aProduct({ versions: [old, { ...filled, id: '7' }, { ...placed, id: '8', placed: true }] }),
+    );
+    assert.deepEqual(record.filled, ['20260102 7']);
+    const versions = [
+      { ...filled, id: '7', placed: true as const },
+      { ...placed, id: '7', placed: true as const },
+      { ...filled, id: '8', placed: true as const },
+    ];
+    for (const known of [record, withoutDigests(record)]) {
+      const again = aProduct({ versions: versions.map((version) => ({ ...version })) });
+      recall(again, known);
+      const marks = again.versions.map(({ placed: isPlaced }) => isPlaced);
+      assert.deepEqual(marks, [undefined, true, true]);
+      assert.deepEqual(recordOf(again).filled, ['20260102 7']);
+    }
+    assert.deepEqual(kept(withoutDigests(record)), {});
   });
 
   test('says what is published, and counts a file under two names once', () => {

@@ -1,6 +1,17 @@
 import assert from 'node:assert/strict';
 import { mkdirSync, writeFileSync } from 'node:fs';
-import { chmod, chown, link, lstat, mkdir, rm, symlink, utimes, writeFile } from 'node:fs/promises';
+import {
+  chmod,
+  chown,
+  link,
+  lstat,
+  mkdir,
+  rm,
+  stat,
+  symlink,
+  utimes,
+  writeFile,
+} from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { suite, type TestContext, test } from 'node:test';
@@ -354,3 +365,20 @@ test(
     assert.deepEqual(found.problems, expected.sort());
   },
 );
+
+test('a version that was renamed or given its times after its files has been placed', async (t) => {
+  const images = await treeWith(t, { a: 'x' });
+  const folder = join(images, version);
+  const look = () => {
+    const [found] = scanProduct(images, ['demo', 'noble', 'amd64', 'default']).versions;
+    return { placed: found?.placed, id: found?.id };
+  };
+  const id = String((await stat(folder)).ino);
+  assert.deepEqual(look(), { placed: undefined, id });
+  const written = (await stat(join(folder, 'a'), { bigint: true })).ctimeNs;
+  do await utimes(folder, 1, 1);
+  while ((await stat(folder, { bigint: true })).ctimeNs === written);
+  assert.deepEqual(look(), { placed: true, id });
+  await writeFile(join(folder, 'b'), 'x');
+  assert.deepEqual(look(), { placed: undefined, id });
+});

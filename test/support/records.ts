@@ -14,6 +14,7 @@ function makeRecord(number: number): ProductRecord {
     fingerprint: `fingerprint ${number}`,
     final: number % 2 === 0,
     restless: number % 4 === 0 ? ['20260101'] : [],
+    filled: number % 3 === 0 ? ['20260101 17'] : [],
     totals: { versions: number, bytes: number * 1000 },
     problems: [{ path: `${env}/${release}`, code: 'empty', reason: 'größe 0\n', cure: 'none' }],
     digests: Buffer.from(JSON.stringify({ [`2026010${number}`]: [['ä', '1-2-3', {}]] })),
