@@ -1,20 +1,10 @@
 /** What the daemon does with what lands in the tree, and how it behaves as a service. */
 import assert from 'node:assert/strict';
-import {
-  appendFile,
-  chmod,
-  link,
-  mkdir,
-  readFile,
-  rename,
-  rm,
-  stat,
-  utimes,
-} from 'node:fs/promises';
+import { appendFile, chmod, link, mkdir, rename, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
-import { publishedVersions, runCli } from '../support/cli.js';
-import { type Daemon, emptyRoot, startDaemon } from '../support/daemon.js';
+import { publishedVersions } from '../support/cli.js';
+import { assertAsRebuilt, type Daemon, emptyRoot, shows, startDaemon } from '../support/daemon.js';
 import {
   addVersion,
   metadataArchive,
@@ -27,28 +17,6 @@ import {
 const product = 'demo/one/amd64/default';
 const version = `${product}/20260101`;
 const published = 'demo:one:amd64:default/20260101';
-
-/**
- * Whether exactly `names` are published, each with the files that the index says. Where files were taken
- * away or replaced by hand the index is wrong for a moment.
- */
-function shows(root: string, ...names: string[]): () => Promise<boolean> {
-  return async () => {
-    const found = await publishedVersions(root).catch(() => undefined);
-    return found?.join() === names.toSorted().join();
-  };
-}
-
-/** The documents are those that a run from nothing makes; the daemon has ended. */
-async function assertAsRebuilt(root: string): Promise<void> {
-  const read = () => readFile(join(root, 'streams/v1/images.json'), 'utf8');
-  const before = await read();
-  const config = join(root, 'config.toml');
-  const result = await runCli(['update', '--rebuild', '--json', '--config', config]);
-  assert.ok(result.code === 0 || result.code === 3, result.stderr);
-  assert.deepEqual((JSON.parse(result.stdout) as { published: string[] }).published, []);
-  assert.equal(await read(), before);
-}
 
 describe('the daemon publishes', () => {
   test('a version that was written while it watched, once it has settled', async (t) => {

@@ -1,13 +1,14 @@
 /** The real daemon, `lxd-image-server watch`, in a process of its own. */
+import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { TestContext } from 'node:test';
 import type { DaemonStatus } from '../../src/daemon/status.js';
 import { callDaemon } from '../../src/server/control-client.js';
-import { cli } from './cli.js';
+import { cli, publishedVersions, runCli } from './cli.js';
 import type { LogEvent } from './memory-log.js';
 import { temporaryFolder } from './temporary.js';
 
@@ -62,6 +63,28 @@ export async function daemonConfig(
     [...paths, `publish.settle = "${settle}"`, ...listen, config, ''].join('\n'),
   );
   return file;
+}
+
+/**
+ * Whether exactly `names` are published, each with the files that the index says. Where files were taken
+ * away or replaced by hand the index is wrong for a moment.
+ */
+export function shows(root: string, ...names: string[]): () => Promise<boolean> {
+  return async () => {
+    const found = await publishedVersions(root).catch(() => undefined);
+    return found?.join() === names.toSorted().join();
+  };
+}
+
+/** The documents are those that a run from nothing makes; the daemon has ended. */
+export async function assertAsRebuilt(root: string): Promise<void> {
+  const read = () => readFile(join(root, 'streams/v1/images.json'), 'utf8');
+  const before = await read();
+  const config = join(root, 'config.toml');
+  const result = await runCli(['update', '--rebuild', '--json', '--config', config]);
+  assert.ok(result.code === 0 || result.code === 3, result.stderr);
+  assert.deepEqual((JSON.parse(result.stdout) as { published: string[] }).published, []);
+  assert.equal(await read(), before);
 }
 
 /** Starts the daemon at `root`, which ends with the test, and waits until it is ready. */

@@ -67,6 +67,8 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 UsePAM no
 PidFile none
+# As many uploads at once as tests like to make.
+MaxStartups 100
 Subsystem sftp internal-sftp
 `;
 }
@@ -94,7 +96,7 @@ export interface UploadOptions {
   /** Where it goes on the server, absolute. A folder that is there receives it under its own name. */
   to: string;
   /** KiB a second. Default: no limit. */
-  limit?: number;
+  limit?: number | undefined;
   /** Further options of the program, such as `--inplace`, `--partial` or `-p`. */
   args?: readonly string[];
 }
@@ -123,11 +125,39 @@ export function startScp(server: SshServer, options: UploadOptions): Upload {
   return start('scp', ['-r', ...common, from, `target:${to}`]);
 }
 
-/** `put -r` of `sftp`. */
-export function startSftp(server: SshServer, options: UploadOptions): Upload {
+/** `put -r` of `sftp`, or other commands of it. */
+export function startSftp(
+  server: SshServer,
+  { commands, ...options }: UploadOptions & { commands?: readonly string[] },
+): Upload {
   const { from, to, limit, args = [] } = options;
   const common = ['-F', server.clientConfig, ...kilobits(limit), ...args];
-  return start('sftp', ['-b', '-', ...common, 'target'], `put -r "${from}" "${to}"\n`);
+  const script = commands ?? [`put -r "${from}" "${to}"`];
+  return start('sftp', ['-b', '-', ...common, 'target'], `${script.join('\n')}\n`);
+}
+
+/** `cp` on this machine, without `-r` unless `args` has it. */
+export function startCopy({ from, to, limit, args = [] }: UploadOptions): Upload {
+  return slowed(['cp', '--reflink=never', ...args, from, to], { limit, pieceKib: 128 });
+}
+
+/** `tar x` of the archive `from` in the folder `to`. */
+export function startUnpacking({ from, to, limit, args = [] }: UploadOptions): Upload {
+  return slowed(['tar', '-x', ...args, '-f', from, '-C', to], { limit, pieceKib: 10 });
+}
+
+/**
+ * Programs of this machine cannot be slow by themselves, so strace holds up each `write` of theirs, which is
+ * `pieceKib` long or longer. What is stopped and killed is the program itself.
+ */
+function slowed(
+  command: readonly [string, ...string[]],
+  { limit, pieceKib }: { limit: number | undefined; pieceKib: number },
+): Upload {
+  const [program, ...args] = command;
+  if (limit === undefined) return start(program, args);
+  const inject = `inject=write:delay_enter=${Math.round((pieceKib / limit) * 1e6)}`;
+  return start('strace', ['-D', '-qq', '-o', '/dev/null', '-e', inject, ...command]);
 }
 
 /** The limit as scp and sftp have it. */
