@@ -150,9 +150,13 @@ export function writeError(path: string, error: unknown): ServerError {
       });
     case 'EACCES':
     case 'EPERM':
-    case 'EROFS':
       return new ServerError('DENIED', message, {
         hint: 'run the command as the user who owns the folder, or as root',
+        cause: error,
+      });
+    case 'EROFS':
+      return new ServerError('DENIED', message, {
+        hint: 'mount it for writing; the kernel log may tell why it is read-only',
         cause: error,
       });
     default:

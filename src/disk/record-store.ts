@@ -12,7 +12,7 @@ import type { ProductHead } from '../catalog/product.js';
 import { type ProductRecord, recordFormat } from '../catalog/record.js';
 import { systemCode } from '../errors.js';
 import type { Logger } from '../log.js';
-import { makeFolder, removeTemporaries, writeFileAtomically } from './files.js';
+import { makeFolder, removeTemporaries, writeError, writeFileAtomically } from './files.js';
 
 export type Records = Map<string, ProductRecord>;
 
@@ -54,7 +54,8 @@ export function createRecordStore(options: RecordStoreOptions): RecordStore {
         await removeTemporaries(stateDir, [basename(file)]);
         await writeFileAtomically(file, encode(records, documents), { mode: 0o640 });
       } catch (err) {
-        log.warn({ err }, 'digests cannot be kept; the next run reads the files again');
+        const { hint: cure } = writeError(stateDir, err);
+        log.warn({ err, cure }, 'digests cannot be kept; the next run reads the files again');
       }
     },
   };
