@@ -89,7 +89,8 @@ export async function createLookout(options: LookoutOptions): Promise<Lookout> {
       onChange('');
     }
     const now = await placeOf(images);
-    if (now !== place) {
+    // Numbers of a file system can come back with another one.
+    if (now !== place || !watcher.isInPlace()) {
       await rewatch();
       place = now;
       log.warn(

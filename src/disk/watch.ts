@@ -42,6 +42,11 @@ export interface TreeWatcher {
    */
   resync(): Promise<void>;
   state(): WatchState;
+  /**
+   * Whether what is watched as the images folder is still what is there under its name, or nothing is. A
+   * file system that is mounted over it brings no event.
+   */
+  isInPlace(): boolean;
   /** Nothing is told afterwards. */
   close(): Promise<void>;
 }
@@ -68,6 +73,7 @@ export async function createTreeWatcher(options: TreeWatcherOptions): Promise<Tr
       const { folders, obstacle } = tree.state();
       return { folders, complete: obstacle === undefined, ...obstacle };
     },
+    isInPlace: () => tree.isInPlace(),
     close() {
       closing.abort();
       return tree.close();

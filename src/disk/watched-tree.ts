@@ -162,6 +162,11 @@ export class WatchedTree {
     return { folders: this.#watched, obstacle: this.#obstacle() };
   }
 
+  /** Whether what is watched as the images folder is what is there under its name now, if anything is. */
+  isInPlace(): boolean {
+    return !this.#isOther(this.#root);
+  }
+
   /** Ends all watches. Nothing is told afterwards. */
   async close(): Promise<void> {
     this.#closed = true;

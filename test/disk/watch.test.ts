@@ -375,9 +375,12 @@ suite('resync', () => {
       const images = await imagesFolder(t);
       const { watcher, settled } = await watchTree(t, images);
       const before = watcher.state();
+      assert.ok(watcher.isInPlace());
       await mount(images);
+      assert.ok(!watcher.isInPlace());
       mkdirSync(join(images, 'zz/zz/zz'), { recursive: true });
       await watcher.resync();
+      assert.ok(watcher.isInPlace());
       assert.deepEqual(await settled(), ['']);
       put(join(images, product, '20260107/lxd.tar.xz'));
       assert.deepEqual(await settled(), ['demo']);
