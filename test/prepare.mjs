@@ -29,6 +29,7 @@ const systemPrograms = [
   { program: 'sshd', packageName: 'openssh-server' },
   { program: 'ssh', packageName: 'openssh-client' },
   { program: 'rsync', packageName: 'rsync' },
+  { program: 'faketime', packageName: 'faketime' },
 ];
 
 /** What this script has to say, on standard error: the output of the tests comes on the other. */

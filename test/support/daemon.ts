@@ -32,6 +32,8 @@ export interface DaemonOptions {
   settle?: string;
   /** Further lines of the configuration. */
   config?: string;
+  /** Where the configuration is, the state and the control socket. Default: the root. */
+  home?: string;
   env?: NodeJS.ProcessEnv;
   /** Further arguments. */
   args?: readonly string[];
@@ -52,10 +54,10 @@ export async function emptyRoot(t: Pick<TestContext, 'after'>): Promise<string> 
 /** Writes the configuration for a daemon at `root`, which serves nothing unless `more` says so. */
 export async function daemonConfig(
   root: string,
-  { settle = '300ms', config = '' }: Pick<DaemonOptions, 'settle' | 'config'> = {},
+  { settle = '300ms', config = '', home = root }: DaemonOptions = {},
 ): Promise<string> {
-  const file = join(root, 'config.toml');
-  const keys = { root, state: join(root, 'state'), run: join(root, 'run') };
+  const file = join(home, 'config.toml');
+  const keys = { root, state: join(home, 'state'), run: join(home, 'run') };
   const paths = Object.entries(keys).map(([key, path]) => `paths.${key} = ${JSON.stringify(path)}`);
   const listen = config.includes('server.listen') ? [] : ['server.listen = ""'];
   await writeFile(
@@ -77,10 +79,10 @@ export function shows(root: string, ...names: string[]): () => Promise<boolean> 
 }
 
 /** The documents are those that a run from nothing makes; the daemon has ended. */
-export async function assertAsRebuilt(root: string): Promise<void> {
+export async function assertAsRebuilt(root: string, home = root): Promise<void> {
   const read = () => readFile(join(root, 'streams/v1/images.json'), 'utf8');
   const before = await read();
-  const config = join(root, 'config.toml');
+  const config = join(home, 'config.toml');
   const result = await runCli(['update', '--rebuild', '--json', '--config', config]);
   assert.ok(result.code === 0 || result.code === 3, result.stderr);
   assert.deepEqual((JSON.parse(result.stdout) as { published: string[] }).published, []);
@@ -104,7 +106,7 @@ export async function launchDaemon(
   root: string,
   options: DaemonOptions = {},
 ): Promise<Daemon> {
-  const { env, args = [], runner = [] } = options;
+  const { env, args = [], runner = [], home = root } = options;
   const file = await daemonConfig(root, options);
   const command = [...runner, process.execPath, cli, 'watch', '--log-level', 'debug'];
   const [program = '', ...rest] = [...command, '--config', file, ...args];
@@ -113,7 +115,7 @@ export async function launchDaemon(
     env: { ...process.env, ...env },
   });
   t.after(() => endChild(child, 'SIGKILL'));
-  return follow(child, join(root, 'run'));
+  return follow(child, join(home, 'run'));
 }
 
 function follow(child: ChildProcess, runDir: string): Daemon {
