@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { type FSWatcher, readdirSync, statSync, watch } from 'node:fs';
 import { mkdir, readdir, readFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { after, before, describe, type TestContext, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { systemCode } from '../../src/errors.js';
@@ -35,6 +35,8 @@ import { temporaryFolder } from '../support/temporary.js';
 const rootSize = 700_000;
 /** KiB a second. */
 const slow = 700;
+/** Leaves time to be killed half-way on a busy machine. */
+const verySlow = 250;
 const settleMs = 400;
 
 interface Site {
@@ -101,14 +103,21 @@ async function makeSource(
     ...more,
   });
   if (sums) await writeSums(from);
-  const files: Files = {};
-  for (const name of await readdir(from)) files[name] = await readFile(join(from, name));
-  site.reader.expect(version, files);
+  site.reader.expect(version, await filesIn(from));
   const target = join(site.root, 'images', version);
   await mkdir(dirname(target), { recursive: true });
-  const archive = `${from}.tar`;
-  await run('tar', ['-c', '-f', archive, '-C', dirname(from), '20260101']);
-  return { from, archive, version, target };
+  return { from, archive: await archiveOf(from), version, target };
+}
+
+async function filesIn(folder: string): Promise<Files> {
+  const files: Files = {};
+  for (const name of await readdir(folder)) files[name] = await readFile(join(folder, name));
+  return files;
+}
+
+async function archiveOf(folder: string): Promise<string> {
+  await run('tar', ['-c', '-f', `${folder}.tar`, '-C', dirname(folder), basename(folder)]);
+  return `${folder}.tar`;
 }
 
 /** Starts an upload of `source`; `limit` in KiB a second. */
@@ -195,7 +204,7 @@ function uploadsWith({
     test(name, async () => {
       const { server } = site;
       const source = await makeSource(site, content);
-      const first = start(source, { server, limit: slow });
+      const first = start(source, { server, limit: verySlow });
       await untilHalf(source);
       first.kill();
       assert.notEqual((await first.ended).code, 0);
@@ -236,7 +245,7 @@ describe('nothing is published before it has settled of an upload that', {
       const { start, resume = start } = tools[name] as Tool;
       const source = await makeSource(site, { sums: false, more: notes });
       const { server } = site;
-      const first = start(source, { server, limit: slow });
+      const first = start(source, { server, limit: verySlow });
       await untilHalf(source);
       first.kill();
       await first.ended;
@@ -261,6 +270,57 @@ describe('nothing is published before it has settled of an upload that', {
       process.kill(upload.pid, 'SIGCONT');
       assert.equal((await upload.ended).code, 0);
       await finish(source);
+    });
+  }
+});
+
+describe('versions of one product are published as each of them is whole, uploaded with', {
+  ...needs(...uploadPrograms, 'strace', 'tar'),
+  timeout: 60_000,
+  concurrency: true,
+}, () => {
+  let site: Site;
+  before(async () => {
+    site = await createSite('1h');
+  });
+  after(() => endSite(site));
+
+  const names = [
+    'rsync',
+    'rsync --inplace',
+    'rsync --delay-updates',
+    'scp -rp',
+    'sftp -p put -r',
+    'cp -a',
+    'tar x',
+  ];
+  for (const name of names) {
+    test(name, async () => {
+      const { start } = tools[name] as Tool;
+      const source = await makeSource(site, { sums: true, more: notes });
+      const versions = [source.version];
+      for (const day of ['20260102', '20260103']) {
+        const version = source.version.replace(/[^/]+$/, day);
+        const from = join(site.sources, version);
+        await writeFiles(from, {
+          'lxd.tar.xz': await metadataArchive({ serial: version }),
+          'rootfs.squashfs': squashfs(version),
+          'zz-notes': Buffer.alloc(rootSize, day),
+        });
+        await writeSums(from);
+        site.reader.expect(version, await filesIn(from));
+        versions.push(version);
+      }
+      // What is sent is the folder of the product, into that of the architecture.
+      const whole = { ...source, from: dirname(source.from), target: dirname(source.target) };
+      whole.archive = await archiveOf(whole.from);
+      const upload = start(whole, { server: site.server, limit: 2 * slow });
+      assert.equal((await upload.ended).code, 0);
+      await site.daemon.until(() => {
+        const published = new Set(site.reader.published());
+        return versions.every((version) => published.has(version));
+      });
+      assert.deepEqual(site.reader.faults(), []);
     });
   }
 });
