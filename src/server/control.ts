@@ -311,8 +311,18 @@ interface Closing extends Calls {
   sockets: Set<Socket>;
 }
 
-async function close(app: App, { path, inode, calls, sockets, limits }: Closing): Promise<void> {
-  await removeOwn(path, inode);
+async function close(app: App, { path, inode, ...rest }: Closing): Promise<void> {
+  try {
+    await removeOwn(path, inode);
+  } finally {
+    await stopListening(app, rest);
+  }
+}
+
+async function stopListening(
+  app: App,
+  { calls, sockets, limits }: Pick<Closing, 'calls' | 'sockets' | 'limits'>,
+): Promise<void> {
   const closed = app.close();
   for (const { controller } of calls) controller.abort();
   const done = new AbortController();

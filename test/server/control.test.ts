@@ -687,6 +687,17 @@ describe('the end', () => {
     go.resolve();
   });
 
+  test('comes also where the socket cannot be taken away', async (t) => {
+    const { runDir, server } = await start(t, {});
+    const alias = join(await temporaryFolder(t), 'alias');
+    await link(server.path, alias);
+    await rm(runDir, { recursive: true });
+    await writeFile(runDir, 'in the way');
+    await assert.rejects(server.close(), { code: 'IO' });
+    await assert.rejects(once(connect(alias), 'connect'), { code: 'ECONNREFUSED' });
+    await rm(runDir);
+  });
+
   test('comes once, however often it is asked for', async (t) => {
     const { server } = await start(t, {});
     await Promise.all([server.close(), server.close()]);
