@@ -46,15 +46,24 @@ const downloadsMs = 3000;
  *   NOT_INITIALISED, CONFIG, DENIED or IO.
  */
 export async function runDaemon(options: DaemonOptions): Promise<void> {
-  const { signal } = options;
+  const { signal, log } = options;
   const ends: (() => Promise<unknown>)[] = [];
   try {
     await start(options, (end) => ends.unshift(end));
     if (!signal.aborted) await once(signal, 'abort');
   } finally {
-    for (const end of ends) await end();
+    for (const end of ends) await doEnd(end, log);
   }
-  options.log.info('ended');
+  log.info('ended');
+}
+
+/** Does `end`; where that fails the others are done all the same, or their threads would keep the process. */
+async function doEnd(end: () => Promise<unknown>, log: Logger): Promise<void> {
+  try {
+    await end();
+  } catch (err) {
+    log.error({ err }, 'a part of the daemon did not end properly');
+  }
 }
 
 /** Starts everything; `atEnd` takes what is to be done at the end, the last first. */

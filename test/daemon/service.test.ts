@@ -1,6 +1,6 @@
 /** The daemon as a service: one a root, commands, configuration, signals, and what it tells systemd. */
 import assert from 'node:assert/strict';
-import { link, readdir, readFile, stat, truncate, utimes, writeFile } from 'node:fs/promises';
+import { link, readdir, readFile, rm, stat, truncate, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { publishedVersions, runCli } from '../support/cli.js';
@@ -261,6 +261,16 @@ describe('SIGTERM', () => {
     assert.deepEqual(await readFile(join(root, 'streams/v1/images.json')), documents);
     const left = (await readdir(join(root, 'streams/v1'))).filter((name) => name.startsWith('.'));
     assert.deepEqual(left, []);
+  });
+
+  test('ends it also where its socket cannot be taken away', async (t) => {
+    const root = await emptyRoot(t);
+    const daemon = await startDaemon(t, root);
+    await rm(join(root, 'run'), { recursive: true });
+    await writeFile(join(root, 'run'), 'in the way');
+    assert.equal(await daemon.end(), 0);
+    await daemon.event('a part of the daemon did not end properly');
+    await daemon.event('ended');
   });
 
   test('at its very start ends it as well', async (t) => {
