@@ -171,23 +171,28 @@ export function textLine(json: string, colour: boolean): string {
   } = JSON.parse(json) as Record<string, unknown>;
   const label = labels[Number(level)] ?? { name: String(level), colour: 'gray' };
   const name = picocolors.createColors(colour)[label.colour](label.name);
-  const parts = [msg, path, reason, errorText(err)].filter(
+  const parts = [msg, path, reason, textOf(err, 'message')].filter(
     (part) => part !== undefined && part !== '',
   );
-  const sentence = [parts.join(': '), cure].filter((part) => part !== undefined).join('; ');
+  const sentence = [parts.join(': '), cure ?? textOf(err, 'hint')]
+    .filter((part) => part !== undefined && part !== '')
+    .join('; ');
   const rest = Object.entries(fields).map(([key, value]) => `${key}=${shown(value)}`);
   return `${name}: ${sentence}${rest.length > 0 ? ` (${rest.join(' ')})` : ''}\n`;
 }
 
-/** An error as its message: what led to it is part of that already, and a stack helps nobody at night. */
-function messageOf(err: unknown): { message: string } {
-  return { message: err instanceof Error ? err.message : String(err) };
+/** An error as its message and its cure: what led to it is part of that already, and a stack helps nobody at night. */
+function messageOf(err: unknown): { message: string; hint?: string } {
+  const message = err instanceof Error ? err.message : String(err);
+  return err instanceof ServerError && err.hint !== undefined
+    ? { message, hint: err.hint }
+    : { message };
 }
 
-function errorText(err: unknown): string {
+function textOf(err: unknown, part: 'message' | 'hint'): string {
   if (typeof err !== 'object' || err === null) return '';
-  const { message } = err as { message?: unknown };
-  return typeof message === 'string' ? message : '';
+  const text = (err as Record<string, unknown>)[part];
+  return typeof text === 'string' ? text : '';
 }
 
 function shown(value: unknown): string {

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { readdir, readFile, readlink, rename, rm, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { ServerError } from '../src/errors.js';
 import { createFollowingLogger, createLogger, textLine } from '../src/log.js';
 import { source, startModule } from './support/module.js';
 import { temporaryFolder } from './support/temporary.js';
@@ -23,6 +24,11 @@ const lines: { name: string; fields: Record<string, unknown>; line: string }[] =
     name: 'an error by its message, without its stack',
     fields: { msg: 'cannot keep', err: { type: 'Error', message: 'no space', stack: 'at x' } },
     line: 'warning: cannot keep: no space\n',
+  },
+  {
+    name: 'an error with its cure',
+    fields: { msg: 'cannot keep', err: { message: 'no space', hint: 'make room' } },
+    line: 'warning: cannot keep: no space; make room\n',
   },
   {
     name: 'other fields in brackets, quoted where they need it',
@@ -46,6 +52,19 @@ test('a level that is too low is not written', () => {
   log.info('no');
   log.warn('yes');
   assert.deepEqual(written, ['warning: yes\n']);
+});
+
+test('an error is written with its cure, and without what led to it', () => {
+  const written: string[] = [];
+  const destination = { write: (line: string) => void written.push(line) };
+  const log = createLogger({ level: 'warn', format: 'json', destination });
+  const cause = new Error('the cause');
+  log.warn({ err: new ServerError('IO', 'no space', { hint: 'make room', cause }) }, 'one');
+  log.warn({ err: cause }, 'two');
+  assert.deepEqual(
+    written.map((line) => JSON.parse(line).err),
+    [{ message: 'no space', hint: 'make room' }, { message: 'the cause' }],
+  );
 });
 
 test('a file gets JSON, with its folder made', async (t) => {
