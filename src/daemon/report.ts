@@ -12,7 +12,7 @@ import { type Activity, type DaemonStatus, type HeldBack, mostHeld } from './sta
 export interface ReporterOptions {
   version: string;
   root: string;
-  pool: Pool;
+  pool: Pick<Pool, 'bytesRead'>;
   manager: ServiceManager;
 }
 
@@ -85,6 +85,7 @@ export function createReporter({ version, root, pool, manager }: ReporterOptions
       if (sources === undefined) throw new Error('the daemon has not started');
       const { runner, lookout, serving, schedule } = sources;
       const { products = 0, versions = 0, bytes: stored = 0, problems = [] } = last ?? {};
+      const pending = runner.pending();
       return {
         version,
         pid: process.pid,
@@ -94,7 +95,7 @@ export function createReporter({ version, root, pool, manager }: ReporterOptions
         activity: activity.doing === 'digest' ? { ...activity, bytes: bytes() } : activity,
         catalogue: { products, versions, bytes: stored },
         ...(published && { published }),
-        held: problems.slice(0, mostHeld).map((problem) => heldBack(problem, runner.pending())),
+        held: problems.slice(0, mostHeld).map((problem) => heldBack(problem, pending)),
         heldCount: problems.length,
         watching: lookout.state(),
         server: serving.state(),
