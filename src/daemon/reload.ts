@@ -39,7 +39,7 @@ export function createReloader(options: ReloaderOptions): () => Promise<string[]
     // The only part that can fail comes first.
     await serving.apply(next);
     schedule.change(hoursOf(next));
-    if (!isDeepStrictEqual(config.publish, next.publish)) await runner.replace(pipelineFor(next));
+    if (!isDeepStrictEqual(config.publish, next.publish)) runner.replace(pipelineFor(next));
   };
   const reloadOnce = async () => {
     await manager.reloading();

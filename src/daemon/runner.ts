@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Pool } from '../disk/pool.js';
 import { ServerError } from '../errors.js';
 import type { Logger } from '../log.js';
-import type { Pipeline, RunResult, Stage } from '../pipeline.js';
+import type { Pipeline, RunOptions, RunResult, Stage } from '../pipeline.js';
 import { createAlarm } from './alarm.js';
 import { createChanges } from './changes.js';
 
@@ -47,8 +47,8 @@ export interface Runner {
   update(request?: UpdateRequest): Promise<RunResult>;
   /** Does `work` while no run is under way; it is given a run of its own, over everything. */
   exclusively<T>(work: (publish: () => Promise<RunResult>) => Promise<T>): Promise<T>;
-  /** Goes on with another pipeline, which looks everywhere first. */
-  replace(pipeline: Pipeline): Promise<void>;
+  /** Goes on with another pipeline once the run under way has ended; it looks everywhere first. */
+  replace(pipeline: Pipeline): void;
   /** Tries at once what failed and waits to be tried again. */
   retry(): void;
   /** Products that are looked at again by themselves, and when, in milliseconds since 1970. */
@@ -84,6 +84,8 @@ export function createRunner(options: RunnerOptions): Runner {
   let restUntil = 0;
   let retryAt: number | undefined;
   let failures = 0;
+  /** What the last failure said. */
+  let lastFailure: string | undefined;
   let saveAt: number | undefined;
   let closePoolAt: number | undefined;
   let deadlines: ReadonlyMap<string, number> = new Map();
@@ -118,20 +120,16 @@ export function createRunner(options: RunnerOptions): Runner {
       for (const path of fresh.keys()) changed(path);
       return together(result, await nextRun(signal));
     },
+    // The loop waits meanwhile, and does not know of what this leaves to do.
     exclusively: (work) =>
-      inTurn(() =>
-        work(async () => {
-          const result = await pipeline.run({ signal: ending.signal });
-          onRun(result);
-          return result;
-        }),
-      ),
-    replace: (next) =>
-      inTurn(async () => {
+      inTurn(() => work(() => runPipeline({ folders: [''] }).finally(() => alarm.wake()))),
+    replace(next) {
+      void inTurn(async () => {
         await pipeline.save();
         pipeline = next;
         changed('');
-      }),
+      });
+    },
     retry() {
       retryAt = undefined;
       alarm.wake();
@@ -166,6 +164,8 @@ export function createRunner(options: RunnerOptions): Runner {
   }
 
   async function run(): Promise<void> {
+    // It may have waited for its turn.
+    if (ending.signal.aborted) return;
     const began = performance.now();
     const everything = rebuild;
     for (const [path, time] of deadlines) if (time <= began) changes.add(path);
@@ -173,34 +173,52 @@ export function createRunner(options: RunnerOptions): Runner {
     rebuild = false;
     const asking = [...waiters];
     try {
+      const result = await runPipeline({ folders, rebuild: everything });
+      for (const waiter of asking) waiter.resolve(result);
+    } catch (error) {
+      if (ending.signal.aborted) return;
+      for (const waiter of asking) waiter.reject(error);
+    } finally {
+      const ended = performance.now();
+      restUntil = ended + Math.min(rest.factor * (ended - began), rest.most);
+    }
+  }
+
+  /** One run, which is tried again where it fails. @throws ServerError as the pipeline does. */
+  async function runPipeline(
+    where: Required<Pick<RunOptions, 'folders'>> & Pick<RunOptions, 'rebuild'>,
+  ): Promise<RunResult> {
+    try {
       const result = await pipeline.run({
-        folders,
-        rebuild: everything,
+        ...where,
         passing: true,
         signal: ending.signal,
         onStage: (stage, bytes) => {
           if (stage !== 'settle') onActivity({ doing: stage, bytes });
         },
       });
-      retryAt = undefined;
-      failures = 0;
-      saveAt ??= performance.now() + saveMs;
-      onActivity({ doing: 'idle' });
-      onRun(result);
-      for (const waiter of asking) waiter.resolve(result);
+      succeeded(result);
+      return result;
     } catch (error) {
-      for (const folder of folders) changed(folder);
-      rebuild ||= everything;
-      if (ending.signal.aborted) return;
-      failed(error);
-      for (const waiter of asking) waiter.reject(error);
+      for (const folder of where.folders) changed(folder);
+      rebuild ||= where.rebuild === true;
+      if (!ending.signal.aborted) failed(error);
+      throw error;
     } finally {
-      const ended = performance.now();
-      restUntil = ended + Math.min(rest.factor * (ended - began), rest.most);
-      closePoolAt = ended + idleMs;
+      closePoolAt = performance.now() + idleMs;
       deadlines = deadlinesOf(pipeline.pending());
       settledAt = togetherAt(deadlines);
     }
+  }
+
+  function succeeded(result: RunResult): void {
+    if (failures > 0) log.info({ failures }, 'publishing works again');
+    retryAt = undefined;
+    failures = 0;
+    lastFailure = undefined;
+    saveAt ??= performance.now() + saveMs;
+    onActivity({ doing: 'idle' });
+    onRun(result);
   }
 
   function failed(error: unknown): void {
@@ -210,7 +228,8 @@ export function createRunner(options: RunnerOptions): Runner {
     const { message, hint } = tellingOf(error);
     onActivity({ doing: 'waiting', failure: hint === undefined ? message : `${message}; ${hint}` });
     // The same failure is told once more only when it has lasted for long.
-    const isNews = failures === 1 || failures % 20 === 0;
+    const isNews = message !== lastFailure || failures % 20 === 0;
+    lastFailure = message;
     if (isNews) log.error({ reason: message, cure: hint }, 'cannot publish; it is tried again');
   }
 
@@ -277,7 +296,8 @@ function togetherAt(deadlines: ReadonlyMap<string, number>): number {
 }
 
 function latestOf(deadlines: ReadonlyMap<string, number>): number {
-  return Math.max(0, ...deadlines.values());
+  // There can be more than a call takes arguments.
+  return [...deadlines.values()].reduce((latest, time) => Math.max(latest, time), 0);
 }
 
 /** What two runs in a row have found and done. */

@@ -1,6 +1,7 @@
 /** When the daemon runs the pipeline, over what, and what it does when a run fails. */
 import assert from 'node:assert/strict';
 import { describe, type TestContext, test } from 'node:test';
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { createRunner, type RunActivity, type Runner } from '../../src/daemon/runner.js';
 import { createPool } from '../../src/disk/pool.js';
 import { ServerError } from '../../src/errors.js';
@@ -78,6 +79,7 @@ interface Stage {
 
 function stage(t: TestContext): Stage {
   const { log, events } = memoryLog();
+  log.level = 'info';
   const pool = createPool({ threads: 1 });
   const pipeline = new StagedPipeline();
   const [activities, results]: [RunActivity[], RunResult[]] = [[], []];
@@ -155,7 +157,25 @@ describe('a run', () => {
     fourth.succeed();
     const told = events.map(({ msg, reason, cure }) => ({ msg, reason, cure }));
     const msg = 'cannot publish; it is tried again';
-    assert.deepEqual(told, [{ msg, reason: 'No room', cure: hint }]);
+    assert.deepEqual(told, [
+      { msg, reason: 'No room', cure: hint },
+      { msg: 'publishing works again', reason: undefined, cure: undefined },
+    ]);
+  });
+
+  test('that fails for another reason than before is told again', async (t) => {
+    const { runner, pipeline, events } = stage(t);
+    runner.changed('a');
+    for (const reason of ['No room', 'No room', 'Not allowed']) {
+      (await pipeline.next()).fail(new ServerError('IO', reason));
+      while (pipeline.atOnce > 0) await nextTurn();
+      runner.retry();
+    }
+    (await pipeline.next()).succeed();
+    assert.deepEqual(
+      events.flatMap(({ reason }) => reason ?? []),
+      ['No room', 'Not allowed'],
+    );
   });
 });
 
@@ -222,7 +242,8 @@ test('work of its own waits for the run under way, and runs wait for it', async 
   const own = runner.exclusively(async (publish) => {
     order.push('own');
     const [result, run] = await Promise.all([publish(), pipeline.next().then(end)]);
-    assert.equal(run.options.folders, undefined);
+    assert.deepEqual(run.options.folders, ['']);
+    assert.equal(run.options.passing, true);
     return result.read.files;
   });
   runner.changed('b');
@@ -240,12 +261,66 @@ test('work of its own waits for the run under way, and runs wait for it', async 
   }
 });
 
+test('what work of its own leaves to settle is looked at then', async (t) => {
+  const { runner, pipeline } = stage(t);
+  const own = runner.exclusively((publish) => publish());
+  (await pipeline.next()).succeed({ pending: new Map([['a/b/c/d', Date.now() + 20]]) });
+  await own;
+  const next = await pipeline.next();
+  assert.deepEqual(next.options.folders, ['a/b/c/d']);
+  next.succeed();
+});
+
+test('work of its own that cannot publish is told, and its run is tried again', async (t) => {
+  const { runner, pipeline, activities } = stage(t);
+  const own = assert.rejects(
+    runner.exclusively((publish) => publish()),
+    { message: 'No room' },
+  );
+  (await pipeline.next()).fail(new ServerError('DISK_FULL', 'No room'));
+  await own;
+  assert.deepEqual(activities.at(-1), { doing: 'waiting', failure: 'No room' });
+  runner.retry();
+  const again = await pipeline.next();
+  assert.deepEqual(again.options.folders, ['']);
+  again.succeed();
+});
+
+test('a run that waits for its turn does not begin after the end', async (t) => {
+  const { runner, pipeline } = stage(t);
+  let end = () => {};
+  const own = runner.exclusively(
+    () =>
+      new Promise<void>((resolve) => {
+        end = resolve;
+      }),
+  );
+  runner.changed('a');
+  // Until the run is due; nothing tells of that.
+  await sleep(100);
+  const closed = runner.close();
+  end();
+  await Promise.all([own, closed]);
+  assert.equal(pipeline.begun.length, 0);
+});
+
+test('another pipeline is taken without waiting for the run under way', async (t) => {
+  const { runner, pipeline } = stage(t);
+  const next = new StagedPipeline();
+  runner.changed('a');
+  const running = await pipeline.next();
+  runner.replace(next);
+  assert.equal(next.begun.length, 0);
+  running.succeed();
+  (await next.next()).succeed();
+});
+
 test('another pipeline takes over where the old one has kept its records, and looks everywhere', async (t) => {
   const { runner, pipeline } = stage(t);
   const next = new StagedPipeline();
-  await runner.replace(next);
-  assert.equal(pipeline.saves, 1);
+  runner.replace(next);
   const run = await next.next();
+  assert.equal(pipeline.saves, 1);
   assert.deepEqual(run.options.folders, ['']);
   run.succeed();
 });
