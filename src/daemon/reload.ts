@@ -14,6 +14,8 @@ import type { ServiceManager } from './service-manager.js';
 export interface ReloaderOptions {
   config: Config;
   log: Logger;
+  /** After its abort nothing is taken over any more. */
+  signal: AbortSignal;
   reload: (accept: (config: Config) => Promise<void>) => Promise<Config>;
   manager: ServiceManager;
   reporter: Reporter;
@@ -30,11 +32,13 @@ export interface ReloaderOptions {
  * where the configuration is broken, or asks for what takes a restart; then the old one stays in force.
  */
 export function createReloader(options: ReloaderOptions): () => Promise<string[]> {
-  const { log, manager, reporter, serving, schedule, runner, pipelineFor } = options;
+  const { log, signal, manager, reporter, serving, schedule, runner, pipelineFor } = options;
   let { config } = options;
   let turn: Promise<unknown> = Promise.resolve();
 
   const accept = async (next: Config) => {
+    // A server that is opened after all others have ended would keep the process.
+    if (signal.aborted) throw new ServerError('INTERRUPTED', 'The daemon is ending');
     refuseRestart(changedKeys(config, next));
     // The only part that can fail comes first.
     await serving.apply(next);
