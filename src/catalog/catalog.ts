@@ -2,7 +2,7 @@
  * From a tree with digests to the products that are published, and what is held back, with the reasons. Pure.
  */
 import { aliasesOf } from './aliases.js';
-import { type CatalogueOptions, judgeVersion } from './completeness.js';
+import { type CatalogueOptions, isUnread, judgeVersion } from './completeness.js';
 import { itemsOf } from './items.js';
 import type { Product, ProductHead } from './product.js';
 import {
@@ -23,7 +23,7 @@ export interface ProductResult {
   product?: Product;
   /** Versions held back and files passed over, each with its reason. */
   problems: Problem[];
-  /** When a version can be judged again that waits for time to pass or was not read, in milliseconds since 1970. */
+  /** When to look again at what waits for time to pass or was not read, in milliseconds since 1970. */
   again?: number;
   /** Names of versions that were read in vain: they changed meanwhile, or are not what SHA256SUMS states. */
   restless: string[];
@@ -51,6 +51,8 @@ export function catalogueProduct(folder: ProductFolder, options: CatalogueOption
       times.push(...[verdict.settlesAt ?? retryAt].flat());
     }
   }
+  // It holds nothing back, but there is more to say once it has been read.
+  if (folder.yaml !== undefined && isUnread(folder.yaml)) times.push(options.now + retryAfter);
   problems.push(...sideFileProblems(folder, complete));
   const result: ProductResult = { problems, restless };
   if (times.length > 0) result.again = Math.min(...times);

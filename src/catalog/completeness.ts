@@ -258,7 +258,8 @@ function held(code: Fault['code'], reason: string, options: { cure: string }): O
   return { fault: { code, reason, cure: options.cure } };
 }
 
-function isUnread(file: FileEntry): boolean {
+/** Whether nobody has tried to read a file since it came or changed. */
+export function isUnread(file: FileEntry): boolean {
   return file.digest === undefined && file.failure === undefined;
 }
 

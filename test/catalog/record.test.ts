@@ -209,6 +209,11 @@ describe('a record', () => {
       aProduct({ yaml: aFile('product.yaml', { unread: true, failure: someFault }) }),
       false,
     ],
+    [
+      'of a product.yaml that was not read in time',
+      aProduct({ yaml: aFile('product.yaml', { unread: true }) }),
+      false,
+    ],
     ['of a file read too young', withFile('a.squashfs', { fleeting: true }), false],
     ['of a product.yaml read too young', aProduct({ yaml: aFile('a', { fleeting: true }) }), false],
     [
@@ -239,6 +244,11 @@ describe('a record', () => {
       now - 500 + settle,
     ],
     ['soon, where a file was not read', withFile('a.squashfs', { unread: true }), now + 1000],
+    [
+      'soon, where product.yaml was not read',
+      aProduct({ yaml: aFile('product.yaml', { unread: true }) }),
+      now + 1000,
+    ],
     [
       'when a stamp can be relied upon',
       withFile('a.squashfs', { fleeting: true, touched: now - settle }),
