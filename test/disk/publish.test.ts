@@ -10,6 +10,7 @@ import { createPublisher, type Documents, type PublisherOptions } from '../../sr
 import { ServerError } from '../../src/errors.js';
 import { kill, type Sightings, said, startChild } from '../support/children.js';
 import { filter, run } from '../support/command.js';
+import { seeded } from '../support/dice.js';
 import { createGenerations, generationOf } from '../support/generations.js';
 import { sha256 } from '../support/image-tree.js';
 import { memoryLog } from '../support/memory-log.js';
@@ -286,17 +287,6 @@ async function assertFit(streamsDir: string): Promise<void> {
   assert.ok(packedImages >= images, `images.json is ${images - packedImages} ahead of its .gz`);
   assert.ok(images >= packedIndex, `index.json.gz is ${packedIndex - images} ahead of images.json`);
   assert.ok(packedIndex >= index, `index.json is ${index - packedIndex} ahead of its .gz`);
-}
-
-/** Numbers from 0 up to 1, the same for the same seed (mulberry32 needs no more state than this). */
-function seeded(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
 }
 
 describe('on a full disk', needsRoot('mount', 'umount'), () => {

@@ -14,6 +14,7 @@ import {
 } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { isMainThread, Worker, workerData } from 'node:worker_threads';
+import { createDice } from './dice.js';
 
 interface Growth {
   imagesDir: string;
@@ -54,19 +55,8 @@ const names = [
   ['lxd.tar.xz', 'rootfs.squashfs'],
 ];
 
-/** Numbers from 0 up to but not including `limit`, the same for the same seed. */
-function dice(seed: number): (limit: number) => number {
-  let state = seed;
-  return (limit) => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) % limit;
-  };
-}
-
 function disturb({ imagesDir, seed, steps }: Wish): void {
-  const roll = dice(seed);
+  const { roll } = createDice(seed);
   const place = (depth: number) =>
     join(imagesDir, ...names.slice(0, depth).map((list) => list[roll(list.length)] as string));
   const hidden = (path: string) => join(dirname(path), `.${roll(3)}`);
