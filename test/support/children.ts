@@ -7,14 +7,13 @@ import { once } from 'node:events';
 import { appendFileSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { gunzipSync } from 'node:zlib';
 import { acquireLock } from '../../src/disk/lock.js';
 import { createPool } from '../../src/disk/pool.js';
 import { createPublisher } from '../../src/disk/publish.js';
 import { createRecordStore } from '../../src/disk/record-store.js';
 import { ServerError } from '../../src/errors.js';
+import { look, nothingSeen } from './documents-reader.js';
 import { createGenerations, generationOf } from './generations.js';
-import { sha256 } from './image-tree.js';
 import { memoryLog } from './memory-log.js';
 import { makeRecords } from './records.js';
 
@@ -46,7 +45,7 @@ const parts = {
     process.once('message', () => {
       ended = true;
     });
-    const seen = { looks: 0, documents: new Set<string>(), faults: new Set<string>() };
+    const seen = nothingSeen();
     say('reading');
     while (!ended) {
       look(streamsDir, seen);
@@ -153,31 +152,6 @@ function nextGeneration(streamsDir: string): number {
   } catch {
     return 0;
   }
-}
-
-interface Seen {
-  looks: number;
-  documents: Set<string>;
-  faults: Set<string>;
-}
-
-/** Reads all four documents as a client would, the index first. */
-function look(streamsDir: string, seen: Seen): void {
-  try {
-    const index = readFileSync(join(streamsDir, 'index.json'), 'utf8');
-    const images = readFileSync(join(streamsDir, 'images.json'), 'utf8');
-    const listed = (JSON.parse(index) as { index: { images: { products: string[] } } }).index;
-    const { products } = JSON.parse(images) as { products: Record<string, unknown> };
-    const missing = listed.images.products.filter((id) => !(id in products));
-    if (missing.length > 0) seen.faults.add(`index.json names ${missing.join(', ')} too early`);
-    const packed = ['images.json.gz', 'index.json.gz'].map((name) =>
-      gunzipSync(readFileSync(join(streamsDir, name))),
-    );
-    for (const document of [index, images, ...packed]) seen.documents.add(sha256(document));
-  } catch (error) {
-    seen.faults.add(String(error));
-  }
-  seen.looks += 1;
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
