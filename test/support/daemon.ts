@@ -23,6 +23,8 @@ export interface Daemon {
   call<T>(command: string, args?: object): Promise<T>;
   status(): Promise<DaemonStatus>;
   signal(name: NodeJS.Signals): void;
+  /** Resolves when it has ended, in whatever way. */
+  ended: Promise<void>;
   /** Ends it with a signal. @returns its exit code, or the signal where that ended it. */
   end(name?: NodeJS.Signals): Promise<number | NodeJS.Signals>;
 }
@@ -190,6 +192,7 @@ function follow(child: ChildProcess, runDir: string): Daemon {
     call,
     status: () => call<DaemonStatus>('status'),
     signal: (name) => void child.kill(name),
+    ended: once(child, 'exit').then(() => undefined),
     end: (name = 'SIGTERM') => endChild(child, name),
   };
 }
