@@ -41,7 +41,7 @@ const stock = given.short ? 300 : 1000;
 /** How far memory may grow after the first tenth. In the short form that is no time to tell anything. */
 const most = given.short ? 0.6 : 0.1;
 /** When the threads have been given up that were needed for the last work. */
-const restMs = 15_000;
+const restMs = 12_500;
 
 const print = (text: string) => process.stdout.write(`${text}\n`);
 const ends: (() => unknown)[] = [];
