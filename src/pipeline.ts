@@ -44,7 +44,10 @@ export interface RunOptions {
   signal?: AbortSignal;
   /** Is told the stage, and for `digest` how many bytes there are to read. */
   onStage?: (stage: Stage, bytes: number) => void;
-  /** Reads every file again, whatever is remembered of it. Default: no. */
+  /**
+   * Reads every file again, whatever is remembered of it. A later run does so where this one comes to no end
+   * of reading. Default: no.
+   */
   rebuild?: boolean;
   /**
    * Folders below the images folder in which something may have changed since the last run: products, or
@@ -81,6 +84,8 @@ export interface Pipeline {
    * @throws ServerError NOT_INITIALISED, CONFIG, DENIED, DISK_FULL, IO, or INTERRUPTED after an abort.
    */
   run(options?: RunOptions): Promise<RunResult>;
+  /** Goes by other settings from the next run on. */
+  configure(publish: PipelineOptions['publish']): void;
   /** Keeps for other processes what the runs have learned, unless that is done. */
   save(): Promise<void>;
   /** Products that are to be looked at again though nothing changes, and when, in milliseconds since 1970. */
@@ -93,10 +98,15 @@ export function createPipeline(options: PipelineOptions): Pipeline {
   const prefix = relative(paths.root, paths.images);
   const indexPath = relative(paths.root, join(paths.streams, 'images.json'));
   const store = createRecordStore({ stateDir: paths.state, imagesDir: paths.images, prefix, log });
-  const publisher = createPublisher({ streamsDir: paths.streams, gzip: options.publish.gzip, log });
+  const publisherFor = ({ gzip }: PipelineOptions['publish']) =>
+    createPublisher({ streamsDir: paths.streams, gzip, log });
+  let settings = options.publish;
+  let publisher = publisherFor(settings);
   const buildImages = createImagesDocumentBuilder();
   let last: Kept | undefined;
   let isSaved = true;
+  /** Whether what is remembered is to be read again, and was not given up yet. */
+  let rebuilding = false;
   let admitted: Admitted | undefined;
   /** What lies above the products and cannot be published. */
   let above: Problem[] = [];
@@ -106,10 +116,12 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       const clock = stopwatch();
       onStage('scan', 0);
       const imagesDir = await imagesFolder(paths.images);
-      const folders = last === undefined || rebuild ? undefined : where.folders;
-      const keeping = rebuild ? withoutReading(last) : (last ?? store.load());
+      rebuilding ||= rebuild;
+      const folders = last === undefined || rebuilding ? undefined : where.folders;
+      const keeping = rebuilding ? withoutReading(last) : (last ?? store.load());
       const context = { imagesDir, folders, signal, onStage, wait: !passing };
       const tree = await look(context, keeping);
+      rebuilding = false;
       const ms = { scan: clock(), digest: 0, publish: 0 };
 
       const kept = await keeping;
@@ -128,6 +140,10 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       const products = admitted.entries.length;
       return { products, ...sumTotals(records), read, published, problems, ms };
     },
+    configure(publish) {
+      if (publish.gzip !== settings.gzip) publisher = publisherFor(publish);
+      settings = publish;
+    },
     save,
     pending() {
       const records = [...(last?.records.values() ?? [])];
@@ -138,15 +154,14 @@ export function createPipeline(options: PipelineOptions): Pipeline {
   };
 
   async function look(
-    { imagesDir, folders }: Pick<DigestContext, 'imagesDir' | 'folders'>,
+    { imagesDir, folders, signal }: Pick<DigestContext, 'imagesDir' | 'folders' | 'signal'>,
     keeping: Kept | Promise<Kept>,
   ): Promise<Scan> {
     const records = Promise.resolve(keeping).then((kept) => kept.records);
-    return await scanTree(records, { imagesDir, pool, folders, problems: above }).catch(
-      (error: unknown) => {
-        throw systemCode(error) ? imagesFolderError(imagesDir, error) : error;
-      },
-    );
+    const options = { imagesDir, pool, folders, signal, problems: above };
+    return await scanTree(records, options).catch((error: unknown) => {
+      throw systemCode(error) ? imagesFolderError(imagesDir, error) : error;
+    });
   }
 
   /**
@@ -163,7 +178,10 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     for (let round = 1; changed.length > 0; round++) {
       read.files += await readMissing({ unchanged, changed }, context);
       const records = byPath([...unchanged, ...changed.map(record)]);
-      const now = await look(context, { records });
+      const now = await look(context, { records }).catch(async (error: unknown) => {
+        await keep([...records.values()]);
+        throw error;
+      });
       problems = now.problems;
       ({ unchanged, changed } = stillSame(now, records));
       if (round === mostRounds) break;
@@ -246,7 +264,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
   }
 
   function catalogueOptions(): CatalogueOptions {
-    return { now: Date.now(), settle: options.publish.settle, prefix };
+    return { now: Date.now(), settle: settings.settle, prefix };
   }
 }
 

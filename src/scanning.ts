@@ -7,6 +7,7 @@ import { isName, type Problem, type ProductFolder, productPath } from './catalog
 import type { Pool } from './disk/pool.js';
 import type { ProductAddress } from './disk/scan.js';
 import type { ScanRequest } from './disk/tasks.js';
+import { ServerError } from './errors.js';
 
 /** What the tree is now, against what is known of it. */
 export interface Scan {
@@ -27,6 +28,7 @@ export interface ScanOptions {
    * for all that is below. What lies elsewhere is taken to be as it is on record. Absent: everywhere.
    */
   folders?: readonly string[] | undefined;
+  signal?: AbortSignal | undefined;
   /** What was found above the products when all of them were last listed. */
   problems: Problem[];
 }
@@ -37,7 +39,7 @@ const productDepth = 4;
  * Products under the fingerprint of a final record are not unpacked.
  *
  * @param records what is known, by path; a promise of it is awaited while the products are listed.
- * @throws the system error where the images folder cannot be listed.
+ * @throws the system error where the images folder cannot be listed; ServerError INTERRUPTED after an abort.
  */
 export async function scanTree(
   records: ReadonlyMap<string, ProductRecord> | Promise<ReadonlyMap<string, ProductRecord>>,
@@ -62,7 +64,12 @@ export async function scanTree(
 /** Looks at the products at `addresses`, and takes all others in `records` as they are. */
 async function scanProducts(
   addresses: readonly ProductAddress[],
-  { imagesDir, pool, records }: ScanOptions & { records: ReadonlyMap<string, ProductRecord> },
+  {
+    imagesDir,
+    pool,
+    signal,
+    records,
+  }: ScanOptions & { records: ReadonlyMap<string, ProductRecord> },
 ): Promise<Pick<Scan, 'unchanged' | 'changed'>> {
   const requests = addresses.map((address): ScanRequest => {
     const record = records.get(address.join('/'));
@@ -71,7 +78,9 @@ async function scanProducts(
   const looked = new Set(addresses.map((address) => address.join('/')));
   const unchanged = [...records.values()].filter(({ path }) => !looked.has(path));
   const changed: Scanned[] = [];
-  for (const scanned of await pool.scan(imagesDir, requests)) {
+  const all = await pool.scan(imagesDir, requests, signal);
+  if (signal?.aborted === true) throw new ServerError('INTERRUPTED', 'Interrupted');
+  for (const scanned of all) {
     const record = records.get(scanned.path);
     if (scanned.folder === undefined) {
       if (record !== undefined) unchanged.push(record);

@@ -7,6 +7,7 @@ import {
   mkdtemp,
   readdir,
   readFile,
+  rename,
   rm,
   stat,
   symlink,
@@ -609,6 +610,53 @@ describe('a run that is interrupted', () => {
       ]);
     });
   }
+});
+
+test('other settings hold from the next run on', async (t) => {
+  const site = await makeSite(t, { settle: 3_600_000 });
+  await addVersion(site.root, 'a/x/amd64/default/20260101');
+  const pipeline = createPipeline(site.options);
+  await pipeline.run({ passing: true });
+  assert.deepEqual(await versionsOf(site), []);
+  pipeline.configure({ settle: 0, gzip: false });
+  await pipeline.run({ passing: true });
+  assert.deepEqual(await versionsOf(site), ['a:x:amd64:default/20260101']);
+  assert.deepEqual(Object.keys(await documentsOf(site)), ['images.json', 'index.json']);
+});
+
+test('a rebuild that could not begin is made up for', async (t) => {
+  const site = await makeSite(t);
+  await addOld(site.root, 'a/x/amd64/default/20260101');
+  const pipeline = createPipeline(site.options);
+  await pipeline.run();
+  const { images } = site.options.paths;
+  await rename(images, `${images}-away`);
+  await assert.rejects(pipeline.run({ rebuild: true }), { code: 'NOT_INITIALISED' });
+  await rename(`${images}-away`, images);
+  assert.equal((await pipeline.run()).read.files, 2);
+  assert.deepEqual((await pipeline.run()).read, nothing);
+});
+
+test('an aborted run gives up its look at the tree', async (t) => {
+  const site = await makeSite(t);
+  await addOld(site.root, 'a/x/amd64/default/20260101');
+  const ending = new AbortController();
+  const scans: unknown[] = [];
+  const aborting: Pool = {
+    ...pool,
+    listProducts: async (...args) => {
+      ending.abort();
+      return await pool.listProducts(...args);
+    },
+    scan: async (...args) => {
+      const found = await pool.scan(...args);
+      scans.push(...found);
+      return found;
+    },
+  };
+  const pipeline = createPipeline({ ...site.options, pool: aborting });
+  await assert.rejects(pipeline.run({ signal: ending.signal }), { code: 'INTERRUPTED' });
+  assert.deepEqual(scans, []);
 });
 
 describe('a passing run', () => {

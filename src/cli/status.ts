@@ -174,7 +174,7 @@ function heldText(
   const more = heldCount - Math.min(held.length, mostShown);
   const listed = held.length < heldCount ? `the first ${held.length}` : 'them all';
   return [
-    row('held back', colors.yellow(counted(heldCount, 'version'))),
+    row('held back', colors.yellow(counted(heldCount, 'problem'))),
     ...lines,
     ...(more > 0 ? [`  … and ${more} more; --json lists ${listed}`] : []),
   ];

@@ -8,16 +8,16 @@ import type { Config } from '../config.js';
 import { acquireLock } from '../disk/lock.js';
 import { createPool } from '../disk/pool.js';
 import type { Logger } from '../log.js';
-import { createPipeline, type Pipeline } from '../pipeline.js';
+import { createPipeline, type RunResult } from '../pipeline.js';
 import { createControlServer } from '../server/control.js';
 import { createServing } from '../server/following.js';
 import { createCommands } from './commands.js';
 import { createJobs } from './jobs.js';
 import { createJournal } from './journal.js';
-import { createLookout } from './lookout.js';
-import { createReloader } from './reload.js';
+import { createLookout, type Lookout } from './lookout.js';
+import { createReloader, type Reloader } from './reload.js';
 import { createReporter } from './report.js';
-import { createRunner } from './runner.js';
+import { createRunner, type Runner } from './runner.js';
 import { createSchedule } from './schedule.js';
 import { createServiceManager } from './service-manager.js';
 
@@ -49,7 +49,7 @@ export async function runDaemon(options: DaemonOptions): Promise<void> {
   const { signal, log } = options;
   const ends: (() => Promise<unknown>)[] = [];
   try {
-    await start(options, (end) => ends.unshift(end));
+    await start(options, (end) => void ends.unshift(end));
     if (!signal.aborted) await once(signal, 'abort');
   } finally {
     for (const end of ends) await doEnd(end, log);
@@ -67,10 +67,7 @@ async function doEnd(end: () => Promise<unknown>, log: Logger): Promise<void> {
 }
 
 /** Starts everything; `atEnd` takes what is to be done at the end, the last first. */
-async function start(
-  options: DaemonOptions,
-  atEnd: (end: () => Promise<unknown>) => void,
-): Promise<void> {
+async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
   const { config, log, signal } = options;
   const { paths } = config;
   const lock = await acquireLock(paths.root);
@@ -79,61 +76,82 @@ async function start(
   atEnd(() => manager.close());
 
   const pool = createPool();
-  const pipelineFor = ({ publish }: Config): Pipeline =>
-    createPipeline({ paths, publish, pool, log });
+  const pipeline = createPipeline({ paths, publish: config.publish, pool, log });
   const journal = createJournal(log);
   atEnd(async () => journal.close());
   const reporter = createReporter({ version: options.version, root: paths.root, pool, manager });
-  const runner = createRunner({
-    pipeline: pipelineFor(config),
-    pool,
-    log,
-    onActivity: reporter.activity,
-    onRun(result) {
-      reporter.ran(result);
-      journal.ran(result);
-    },
-  });
+  const onRun = (result: RunResult) => {
+    reporter.ran(result);
+    journal.ran(result);
+  };
+  const runner = createRunner({ pipeline, pool, log, onActivity: reporter.activity, onRun });
   const serving = createServing({ log });
   atEnd(() => Promise.all([runner.close(), serving.close({ graceMs: downloadsMs })]));
-  // What is published already is served while the tree is looked at.
-  await serving.apply(config).catch((err: unknown) => {
-    log.error({ err }, 'cannot serve over HTTPS; everything else goes on');
-  });
 
-  const { changed: onChange, retry: onReturn } = runner;
-  const lookout = await createLookout({ images: paths.images, onChange, onReturn, log });
-  atEnd(() => lookout.close());
-  const jobs = createJobs({ config, runner, lookout, log });
+  // Everything below is needed by those before it only once it is there.
+  const parts: { lookout?: Lookout; reloader?: Reloader } = {};
+  const jobs = createJobs({
+    config,
+    runner,
+    lookout: { resync: async () => parts.lookout?.resync() },
+    refresh: async () => parts.reloader?.refresh(),
+    log,
+  });
   const schedule = createSchedule({ jobs, log });
   atEnd(() => schedule.close());
-  reporter.attach({ runner, lookout, serving, schedule });
-
-  const reload = createReloader({
+  const reloader = createReloader({
     ...options,
     manager,
     reporter,
     serving,
     schedule,
     runner,
-    pipelineFor,
+    pipeline,
   });
-  const commands = createCommands({ paths, reporter, runner, reload });
+  parts.reloader = reloader;
+  reporter.attach({ runner, serving, schedule });
+  const commands = createCommands({ paths, reporter, runner, reload: reloader.reload });
   const control = await createControlServer({ runDir: paths.run, commands, log });
   atEnd(() => control.close());
+  // Reading can take hours, and the service is of use all that time.
+  const timer = setTimeout(() => manager.ready(reporter.line()), longestStart);
+  atEnd(async () => clearTimeout(timer));
+  // What is published already is served while the tree is looked at.
+  await reloader.refresh().catch((err: unknown) => {
+    log.error({ err }, 'cannot serve over HTTPS; everything else goes on, and it is tried again');
+  });
+
+  const { changed: onChange, retry: onReturn } = runner;
+  const lookout = await createLookout({ images: paths.images, onChange, onReturn, log });
+  parts.lookout = lookout;
+  atEnd(() => lookout.close());
+  reporter.attach({ runner, serving, schedule, lookout });
   options.onHangup(() => {
-    reload().catch((err: unknown) =>
-      log.error({ err }, 'configuration refused; the old one stays'),
-    );
+    reloader.reload().catch((err: unknown) => {
+      log.error({ err }, 'configuration refused; the old one stays');
+    });
   });
   atEnd(() => manager.stopping('Ending'));
+  await firstRun({ runner, log, signal, isOver: sleep(longestStart, undefined, { ref: false }) });
+  clearTimeout(timer);
+  manager.ready(reporter.line());
+}
 
-  const first = runner.update({ passing: true, signal });
-  const ready = first.then(
+/** Takes what is to be done at the end of the daemon. */
+type AtEnd = (end: () => Promise<unknown>) => void;
+
+/** Looks at everything; resolves when that is done, has failed, or `isOver`. */
+async function firstRun(options: {
+  runner: Runner;
+  log: Logger;
+  signal: AbortSignal;
+  isOver: Promise<unknown>;
+}): Promise<void> {
+  const { runner, log, signal, isOver } = options;
+  const ready = runner.update({ passing: true, signal }).then(
     ({ products, versions, ms }) => log.info({ products, versions, ms }, 'ready'),
     // Failures are logged and tried again by the runner.
     () => undefined,
   );
-  await Promise.race([ready, sleep(longestStart, undefined, { ref: false })]);
-  manager.ready(reporter.line());
+  await Promise.race([ready, isOver]);
 }

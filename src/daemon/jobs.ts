@@ -12,6 +12,8 @@ export interface JobsOptions {
   config: Pick<Config, 'paths' | 'schedule'>;
   runner: Pick<Runner, 'update'>;
   lookout: Pick<Lookout, 'resync'>;
+  /** Has the embedded server be as the configuration has it. */
+  refresh: () => Promise<void>;
   log: Logger;
 }
 
@@ -30,10 +32,11 @@ export function createJobs(options: JobsOptions): Job[] {
   return Object.entries(work).map(([name, run]) => ({ name, cron: hours[name] ?? '', run }));
 }
 
-/** The safety net: looks everywhere, in case a change went unnoticed. */
-async function rescan({ runner, lookout }: JobsOptions, signal: AbortSignal): Promise<void> {
-  await lookout.resync();
-  await runner.update({ passing: true, signal });
+/** The safety net: looks everywhere, in case a change went unnoticed, and after the server. */
+async function rescan(options: JobsOptions, signal: AbortSignal): Promise<void> {
+  await options.lookout.resync();
+  await options.runner.update({ passing: true, signal });
+  await options.refresh();
 }
 
 /** How many damaged files are logged, each on a line of its own. */

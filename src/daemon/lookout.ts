@@ -45,7 +45,7 @@ export async function createLookout(options: LookoutOptions): Promise<Lookout> {
   const clock = createClock();
   let folder = await imagesFolder(images);
   let place = await placeOf(images);
-  let watcher = await watch();
+  let watcher = await watch(folder);
   let lookAt = performance.now() + timedLook.ms;
   const rounds = goRound();
 
@@ -63,8 +63,8 @@ export async function createLookout(options: LookoutOptions): Promise<Lookout> {
     },
   };
 
-  function watch(): Promise<TreeWatcher> {
-    return createTreeWatcher({ imagesDir: folder, onChange, log });
+  function watch(imagesDir: string): Promise<TreeWatcher> {
+    return createTreeWatcher({ imagesDir, onChange, log });
   }
 
   async function goRound(): Promise<void> {
@@ -116,9 +116,10 @@ export async function createLookout(options: LookoutOptions): Promise<Lookout> {
       throw error;
     });
     if (found === folder) return await watcher.resync();
-    await watcher.close();
+    const old = watcher;
+    watcher = await watch(found);
     folder = found;
-    watcher = await watch();
+    await old.close();
   }
 }
 

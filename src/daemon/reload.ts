@@ -21,18 +21,25 @@ export interface ReloaderOptions {
   reporter: Reporter;
   serving: Serving;
   schedule: Schedule;
-  runner: Runner;
-  pipelineFor: (config: Config) => Pipeline;
+  runner: Pick<Runner, 'changed'>;
+  pipeline: Pick<Pipeline, 'configure'>;
 }
 
-/**
- * A function that reads the configuration again, one call at a time.
- *
- * It returns the keys that have changed, as the file names them: `publish.settle`. It throws ServerError
- * where the configuration is broken, or asks for what takes a restart; then the old one stays in force.
- */
-export function createReloader(options: ReloaderOptions): () => Promise<string[]> {
-  const { log, signal, manager, reporter, serving, schedule, runner, pipelineFor } = options;
+export interface Reloader {
+  /**
+   * Reads the configuration again, one call at a time.
+   *
+   * @returns the keys that have changed, as the file names them: `publish.settle`.
+   * @throws ServerError where the configuration is broken, or asks for what takes a restart; then the old one
+   *   stays in force.
+   */
+  reload(): Promise<string[]>;
+  /** Has the server listen where that failed before, and take a certificate that was renewed. */
+  refresh(): Promise<void>;
+}
+
+export function createReloader(options: ReloaderOptions): Reloader {
+  const { log, signal, manager, reporter, serving, schedule, runner, pipeline } = options;
   let { config } = options;
   let turn: Promise<unknown> = Promise.resolve();
 
@@ -43,7 +50,9 @@ export function createReloader(options: ReloaderOptions): () => Promise<string[]
     // The only part that can fail comes first.
     await serving.apply(next);
     schedule.change(hoursOf(next));
-    if (!isDeepStrictEqual(config.publish, next.publish)) runner.replace(pipelineFor(next));
+    if (isDeepStrictEqual(config.publish, next.publish)) return;
+    pipeline.configure(next.publish);
+    runner.changed('');
   };
   const reloadOnce = async () => {
     await manager.reloading();
@@ -60,10 +69,14 @@ export function createReloader(options: ReloaderOptions): () => Promise<string[]
       manager.ready(reporter.line());
     }
   };
-  return () => {
-    const done = turn.then(reloadOnce);
+  const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
+    const done = turn.then(work);
     turn = done.catch(() => undefined);
     return done;
+  };
+  return {
+    reload: () => inTurn(reloadOnce),
+    refresh: () => inTurn(() => serving.apply(config)),
   };
 }
 

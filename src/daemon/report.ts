@@ -19,7 +19,8 @@ export interface ReporterOptions {
 /** The parts of the daemon that know more. */
 export interface Sources {
   runner: Pick<Runner, 'pending'>;
-  lookout: Pick<Lookout, 'state'>;
+  /** Absent until the tree is watched. */
+  lookout?: Pick<Lookout, 'state'>;
   serving: { state: () => DaemonStatus['server'] };
   schedule: Pick<Schedule, 'state'>;
 }
@@ -97,7 +98,7 @@ export function createReporter({ version, root, pool, manager }: ReporterOptions
         ...(published && { published }),
         held: problems.slice(0, mostHeld).map((problem) => heldBack(problem, pending)),
         heldCount: problems.length,
-        watching: lookout.state(),
+        watching: lookout?.state() ?? { mode: 'events', folders: 0 },
         server: serving.state(),
         jobs: schedule.state(),
         process: {

@@ -47,8 +47,6 @@ export interface Runner {
   update(request?: UpdateRequest): Promise<RunResult>;
   /** Does `work` while no run is under way; it is given a run of its own, over everything. */
   exclusively<T>(work: (publish: () => Promise<RunResult>) => Promise<T>): Promise<T>;
-  /** Goes on with another pipeline once the run under way has ended; it looks everywhere first. */
-  replace(pipeline: Pipeline): void;
   /** Tries at once what failed and waits to be tried again. */
   retry(): void;
   /** Products that are looked at again by themselves, and when, in milliseconds since 1970. */
@@ -72,8 +70,7 @@ const idleMs = 10_000;
 const longestPending = 24 * 3_600_000;
 
 export function createRunner(options: RunnerOptions): Runner {
-  const { pool, log, onActivity, onRun } = options;
-  let { pipeline } = options;
+  const { pipeline, pool, log, onActivity, onRun } = options;
   const changes = createChanges();
   const ending = new AbortController();
   const alarm = createAlarm();
@@ -123,13 +120,6 @@ export function createRunner(options: RunnerOptions): Runner {
     // The loop waits meanwhile, and does not know of what this leaves to do.
     exclusively: (work) =>
       inTurn(() => work(() => runPipeline({ folders: [''] }).finally(() => alarm.wake()))),
-    replace(next) {
-      void inTurn(async () => {
-        await pipeline.save();
-        pipeline = next;
-        changed('');
-      });
-    },
     retry() {
       retryAt = undefined;
       alarm.wake();
@@ -201,7 +191,6 @@ export function createRunner(options: RunnerOptions): Runner {
       return result;
     } catch (error) {
       for (const folder of where.folders) changed(folder);
-      rebuild ||= where.rebuild === true;
       if (!ending.signal.aborted) failed(error);
       throw error;
     } finally {

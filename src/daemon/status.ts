@@ -35,7 +35,7 @@ export const mostHeld = 1000;
 
 export interface Activity {
   /** `waiting`: it cannot work now, and `detail` says why; it goes on by itself. */
-  doing: 'starting' | 'idle' | 'scan' | 'digest' | 'publish' | 'waiting' | 'ending';
+  doing: 'starting' | 'idle' | 'scan' | 'digest' | 'publish' | 'waiting';
   detail?: string;
   /** For `digest`: how far it is. */
   bytes?: { done: number; total: number };

@@ -16,8 +16,12 @@ export interface DigestOptions {
 export interface Pool {
   /** @throws the system error where `imagesDir` cannot be listed. */
   listProducts(imagesDir: string): Promise<ProductList>;
-  /** Takes up product folders, in the order of `products`. */
-  scan(imagesDir: string, products: readonly ScanRequest[]): Promise<ScannedProduct[]>;
+  /** Takes up product folders, in the order of `products`; after an abort not all of them. */
+  scan(
+    imagesDir: string,
+    products: readonly ScanRequest[],
+    signal?: AbortSignal,
+  ): Promise<ScannedProduct[]>;
   /** Reads the files of `jobs`, the largest first. */
   digest(imagesDir: string, jobs: readonly DigestJob[], options: DigestOptions): Promise<void>;
   /** Bytes read by {@link Pool.digest} so far, since the pool was made. */
@@ -101,14 +105,20 @@ export function createPool({ threads = Math.max(2, availableParallelism()) } = {
       const [worker] = workers() as [Thread, ...Thread[]];
       return await worker.run({ kind: 'list', imagesDir });
     },
-    async scan(imagesDir, products) {
+    async scan(imagesDir, products, signal) {
       const tasks = batches(products, () => 1, scanBatch).map(
         (batch): Extract<Task, { kind: 'scan' }> => {
           return { kind: 'scan', imagesDir, products: batch };
         },
       );
       const results = new Map<Task, ScannedProduct[]>();
-      await share(tasks.values(), (task, result) => results.set(task, result));
+      const wanted = function* () {
+        for (const task of tasks) {
+          if (signal?.aborted === true) return;
+          yield task;
+        }
+      };
+      await share(wanted(), (task, result) => results.set(task, result));
       return tasks.flatMap((task) => results.get(task) ?? []);
     },
     async digest(imagesDir, jobs, { signal, onResults }) {

@@ -111,6 +111,8 @@ async function watchWithChokidar(
     // Where the folder has vanished it looks out for it in the folder above.
     if (watchedPath === path) onEvent(event === 'rename' ? 'rename' : 'change', entry);
   });
+  // What it reads by itself is of no use here, once the folder is watched.
+  watcher.on('error', (err) => log.debug({ err, path }, 'chokidar cannot read a folder'));
   try {
     await once(watcher, 'ready', {
       signal: AbortSignal.any([signal, AbortSignal.timeout(readyMs)]),
@@ -119,7 +121,5 @@ async function watchWithChokidar(
     await watcher.close();
     throw error;
   }
-  // What it reads by itself after an event is of no use here.
-  watcher.on('error', (err) => log.debug({ err, path }, 'chokidar cannot read a folder'));
   return { close: () => watcher.close() };
 }

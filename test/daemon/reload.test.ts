@@ -51,7 +51,7 @@ test('a configuration that is read when the daemon has ended opens no server', a
   }));
   const schedule = createSchedule({ jobs, log });
   t.after(() => schedule.close());
-  const reload = createReloader({
+  const { reload } = createReloader({
     config,
     log,
     signal: ending.signal,

@@ -69,7 +69,8 @@ test('the server reads the addresses that the configuration accepts, and no othe
   );
   fc.assert(
     fc.property(text, (listen) => {
-      const accepted = v.safeParse(tables.server, { listen }).success;
+      // Without an address there is no server, and nothing to read.
+      const accepted = listen !== '' && v.safeParse(tables.server, { listen }).success;
       if (accepted) parseListen(listen);
       else assert.throws(() => parseListen(listen), { code: 'CONFIG' });
     }),
