@@ -22,7 +22,7 @@ import { imagesFolder, imagesFolderError } from './disk/images-folder.js';
 import type { Pool } from './disk/pool.js';
 import { createPublisher } from './disk/publish.js';
 import { createRecordStore, type Kept } from './disk/record-store.js';
-import { systemCode } from './errors.js';
+import { ServerError, systemCode } from './errors.js';
 import type { Logger } from './log.js';
 import { type Scan, scanTree, stillSame } from './scanning.js';
 
@@ -115,8 +115,8 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     async run({ signal, onStage = () => {}, rebuild = false, passing = false, ...where } = {}) {
       const clock = stopwatch();
       onStage('scan', 0);
-      const imagesDir = await imagesFolder(paths.images);
       rebuilding ||= rebuild;
+      const imagesDir = await imagesFolder(paths.images);
       const folders = last === undefined || rebuilding ? undefined : where.folders;
       const keeping = rebuilding ? withoutReading(last) : (last ?? store.load());
       const context = { imagesDir, folders, signal, onStage, wait: !passing };
@@ -160,7 +160,8 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     const records = Promise.resolve(keeping).then((kept) => kept.records);
     const options = { imagesDir, pool, folders, signal, problems: above };
     return await scanTree(records, options).catch((error: unknown) => {
-      throw systemCode(error) ? imagesFolderError(imagesDir, error) : error;
+      const isOfSystem = !(error instanceof ServerError) && systemCode(error) !== undefined;
+      throw isOfSystem ? imagesFolderError(imagesDir, error) : error;
     });
   }
 

@@ -45,9 +45,10 @@ export async function scanTree(
   records: ReadonlyMap<string, ProductRecord> | Promise<ReadonlyMap<string, ProductRecord>>,
   options: ScanOptions,
 ): Promise<Scan> {
-  const { imagesDir, pool, folders } = options;
+  const { imagesDir, pool } = options;
+  const folders = options.folders && withLinking(options.folders, await records);
   if (folders?.every(isProduct) === true) {
-    const addresses = [...new Set(folders)].map(addressOf).filter((names) => names.every(isName));
+    const addresses = folders.map(addressOf).filter((names) => names.every(isName));
     const scan = await scanProducts(addresses, { ...options, records: await records });
     return { ...scan, problems: options.problems };
   }
@@ -59,6 +60,18 @@ export async function scanTree(
   const present = new Map([...known].filter(([path]) => there.has(path)));
   const stale = products.filter((address) => isStale(address.join('/')));
   return { ...(await scanProducts(stale, { ...options, records: present })), problems };
+}
+
+/** `folders`, each once, and the products with links that lead into one of them. */
+function withLinking(
+  folders: readonly string[],
+  records: ReadonlyMap<string, ProductRecord>,
+): string[] {
+  const all = new Set(folders);
+  for (const { path, links = [] } of records.values()) {
+    if (links.some((link) => folders.some((folder) => isIn(link, folder)))) all.add(path);
+  }
+  return [...all];
 }
 
 /** Looks at the products at `addresses`, and takes all others in `records` as they are. */

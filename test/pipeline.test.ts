@@ -725,6 +725,44 @@ describe('a passing run', () => {
     assert.deepEqual(await versionsOf(site), []);
   });
 
+  test('takes along products with links to what has changed, moved away or come back', async (t) => {
+    const site = await makeSite(t);
+    const [one, two, three] = ['one', 'two', 'three'].map((name) => `a/${name}/amd64/default`);
+    const target = await addOld(site.root, `${one}/20260101`);
+    const linking = await addOld(site.root, `${two}/20260101`);
+    const file = join(linking, 'rootfs.squashfs');
+    await rm(file);
+    await symlink(join(target, 'rootfs.squashfs'), file);
+    await mkdir(join(site.root, 'images', `${three}`), { recursive: true });
+    await symlink(
+      '../../../one/amd64/default/20260101',
+      join(site.root, `images/${three}/20260101`),
+    );
+    const pipeline = createPipeline(site.options);
+    const look = (folder = '') => pipeline.run({ passing: true, folders: [folder] });
+    const ids = (...names: string[]) => names.map((name) => `a:${name}:amd64:default/20260101`);
+    await look();
+    assert.deepEqual(await versionsOf(site), ids('one', 'three', 'two'));
+    const sizes = async () => {
+      const text = await readFile(join(site.root, 'streams/v1/images.json'), 'utf8');
+      return [...text.matchAll(/rootfs.squashfs","sha256":"[^"]*","size":(\d+)/g)].map(
+        ([, size]) => size,
+      );
+    };
+    await writeFiles(target, { 'rootfs.squashfs': squashfs('other', 2000) });
+    await makeOld(target);
+    await look(one);
+    assert.deepEqual(await sizes(), ['2000', '2000', '2000']);
+    const [there, away] = [join(site.root, 'images/a/one'), join(site.root, 'images/a/one-away')];
+    await rename(there, away);
+    await look('a/one');
+    assert.deepEqual(await versionsOf(site), ids('one-away'));
+    await rename(away, there);
+    await look('a/one');
+    await look('a/one-away');
+    assert.deepEqual(await versionsOf(site), ids('one', 'three', 'two'));
+  });
+
   test('keeps what could not be published above the products', async (t) => {
     const site = await makeSite(t);
     await addOld(site.root, 'a/x/amd64/default/20260101');

@@ -20,7 +20,7 @@ import {
  * Raised whenever the same tree and digests would give another record, or records are kept in another way:
  * older ones are then not used.
  */
-export const recordFormat = 3;
+export const recordFormat = 4;
 
 /** `[name, stamp, digest]` of files, by version; those of the product folder itself under ''. */
 export type KnownDigests = Record<string, [name: string, stamp: string, digest: FileDigest][]>;
@@ -38,6 +38,8 @@ export interface ProductRecord {
   restless: string[];
   /** Name and id of versions whose folders were there before all that is in them, as with most uploads. */
   filled: string[];
+  /** Other products that symbolic links in this one lead to. */
+  links?: string[];
   /** What is published; absent where no version is complete. */
   entry?: ProductEntry;
   totals: Totals;
@@ -94,6 +96,7 @@ export function draftRecord({ folder, fingerprint }: Scanned): ProductRecord {
     final: false,
     restless: [],
     filled: filledIn(folder),
+    ...(folder.links && { links: folder.links }),
     totals: { versions: 0, bytes: 0 },
     problems: [],
     digests: Buffer.from(JSON.stringify(digestsOf(folder))),

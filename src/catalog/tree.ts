@@ -242,6 +242,8 @@ export interface ProductFolder {
   versions: VersionFolder[];
   /** What the scan could not take up below this folder. */
   problems: Problem[];
+  /** Other products that symbolic links in this one lead to: what changes there changes here. Sorted. */
+  links?: string[];
 }
 
 /** Everything that a scan found. */

@@ -7,10 +7,12 @@ import {
   type Dirent,
   lstatSync,
   readdirSync,
+  readlinkSync,
   realpathSync,
   type Stats,
   statSync,
 } from 'node:fs';
+import { resolve } from 'node:path';
 import {
   byName,
   compareNames,
@@ -65,7 +67,8 @@ export function listProducts(imagesDir: string): ProductList {
 export function scanProduct(imagesDir: string, address: ProductAddress): ProductFolder {
   const [env, release, arch, type] = address;
   const product: ProductFolder = { env, release, arch, type, versions: [], problems: [] };
-  const place = { imagesDir, path: productPath(product), problems: product.problems };
+  const targets = new Set<string>();
+  const place = { imagesDir, path: productPath(product), problems: product.problems, targets };
   for (const { name, kind } of readFolder(place)) {
     if (kind === 'folder') product.versions.push(scanVersion(below(place, name), name));
     else if (name === 'product.yaml') {
@@ -73,6 +76,8 @@ export function scanProduct(imagesDir: string, address: ProductAddress): Product
       if (stat?.isFile()) product.yaml = fileEntry(name, stat);
     }
   }
+  targets.delete(productPath(product));
+  if (targets.size > 0) product.links = [...targets].sort(compareNames);
   return product;
 }
 
@@ -151,6 +156,8 @@ interface Place {
   /** Relative to the images folder. */
   path: string;
   problems: Problem[];
+  /** Products that symbolic links were found to lead to. */
+  targets?: Set<string>;
 }
 
 /** What {@link Dirent} and stat results have in common. */
@@ -251,7 +258,10 @@ function shownName(place: Place, name: string): string {
 function targetKind(place: Place, name: string): Kind | 'other' | undefined {
   const path = `${absolute(place)}/${name}`;
   try {
+    // Where nothing is there, it may come; and a link on the way may be changed as well as its target.
+    noteTarget(place, resolve(absolute(place), readlinkSync(path)));
     const target = realpathSync(path);
+    noteTarget(place, target);
     const stat = statSync(target);
     const refusal = refuse(below(place, name).path, {
       target,
@@ -266,6 +276,14 @@ function targetKind(place: Place, name: string): Kind | 'other' | undefined {
     report(place, name, linkFault(`it is a symbolic link that cannot be followed: ${reason}`));
   }
   return undefined;
+}
+
+/** Takes down the product that a link leads to, where it is one of the tree. */
+function noteTarget({ imagesDir, targets }: Place, target: string): void {
+  const names = pathInTree(target, imagesDir);
+  if (names !== undefined && names.length >= versionDepth) {
+    targets?.add(names.slice(0, versionDepth - 1).join('/'));
+  }
 }
 
 const versionDepth = 5;

@@ -83,8 +83,8 @@ function pack(folder: ProductFolder, known: string | undefined): ScannedProduct 
 }
 
 /** A digest of all that the catalogue makes of a folder. Names and stamps have no spaces or newlines. */
-function fingerprintOf({ yaml, versions, problems }: ProductFolder): string {
-  let state = `${yaml?.stamp ?? ''}\n${JSON.stringify(problems)}\n`;
+function fingerprintOf({ yaml, versions, problems, links = [] }: ProductFolder): string {
+  let state = `${yaml?.stamp ?? ''}\n${JSON.stringify([problems, links])}\n`;
   for (const { name, files, temporaries } of versions) {
     state += `${name} ${JSON.stringify(temporaries)}\n`;
     for (const file of files) state += `${file.name} ${file.stamp}\n`;

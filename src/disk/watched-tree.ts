@@ -20,7 +20,6 @@ import {
   isSame,
   type WatchFolder,
 } from './folder-watches.js';
-import { createLinkedVersions, type LinkedVersions } from './linked-versions.js';
 import { isExhausted, type Obstacle, obstacleOf, queuedEventsLimit } from './watch-limits.js';
 
 /** A watch that can be ended. */
@@ -76,11 +75,6 @@ interface Folder {
   dropped: boolean;
 }
 
-interface Listing {
-  folders: ReadonlySet<string>;
-  links: readonly string[];
-}
-
 export interface TreeState {
   /** How many folders are watched. */
   folders: number;
@@ -97,7 +91,6 @@ export class WatchedTree {
   readonly #options: WatchedTreeOptions;
   readonly #watchFolder: WatchFolder<Folder>;
   readonly #watchVersion: WatchFolder<Folder>;
-  readonly #links: LinkedVersions;
   /** So many events in one turn of the event loop: some may have been dropped, of which nobody tells. */
   readonly #tooManyEvents = Math.max(1, Math.floor(queuedEventsLimit() / 4));
   /** A watch that is ended makes an event, too. */
@@ -116,8 +109,6 @@ export class WatchedTree {
   #working: Promise<void> | undefined;
   #telling = false;
   #closed = false;
-  /** Folders have come or gone, so that links may lead elsewhere. */
-  #moved = false;
 
   #watched = 0;
   #missing = 0;
@@ -134,7 +125,6 @@ export class WatchedTree {
   constructor(options: WatchedTreeOptions) {
     this.#options = options;
     this.#root = newFolder(basename(options.imagesDir));
-    this.#links = createLinkedVersions(options.imagesDir);
     this.#watchFolder = createFolderWatches(({ owner }, event, entry) =>
       this.#noticed(owner, event, entry),
     );
@@ -231,7 +221,6 @@ export class WatchedTree {
   #tell(folder: string): void {
     if (!this.#telling || this.#closed) return;
     this.#options.onChange(folder);
-    for (const linker of this.#links.linkersTo(folder)) this.#options.onChange(linker);
   }
 
   // Work: one loop that does all that there is to do, piece by piece.
@@ -244,7 +233,6 @@ export class WatchedTree {
     this.#sliceStart = performance.now();
     while (!this.#closed && this.#hasWork()) {
       const awaited = await this.#workOnce();
-      if (this.#moved) this.#followLinks();
       this.#complain();
       for (const resolve of awaited) resolve();
     }
@@ -279,7 +267,6 @@ export class WatchedTree {
     await this.#fill(this.#root);
     // There is no folder above that would tell of this.
     if (this.#isOther(this.#root)) this.#renewal = true;
-    this.#moved = true;
     this.#tell('');
   }
 
@@ -302,21 +289,20 @@ export class WatchedTree {
   async #align(folder: Folder, { deep }: { deep: boolean }): Promise<void> {
     const suspects = folder.suspects;
     folder.suspects = new Set();
-    const listing = this.#list(folder);
+    const folders = this.#list(folder);
     const options = { suspects, deep };
     const own =
-      listing === undefined
+      folders === undefined
         ? suspects.size > 0
         : folder.depth === productDepth
-          ? await this.#alignVersions(folder, listing, options)
-          : await this.#alignChildren(folder, listing, options);
+          ? await this.#alignVersions(folder, folders, options)
+          : await this.#alignChildren(folder, folders, options);
     if (!own) return;
-    this.#moved = true;
     this.#tell(folder.path);
   }
 
   /** Tells of folders that came and went by themselves. @returns whether there is something else to tell. */
-  async #alignChildren(folder: Folder, { folders }: Listing, options: AlignOptions) {
+  async #alignChildren(folder: Folder, folders: ReadonlySet<string>, options: AlignOptions) {
     const { suspects, deep } = options;
     const changed = new Set<string>();
     for (const child of [...folder.children.values()]) {
@@ -329,7 +315,6 @@ export class WatchedTree {
     const known = [...folder.children.values()];
     for (const child of await this.#addChildren(folder, folders)) changed.add(child.name);
     for (const name of changed) {
-      this.#moved = true;
       this.#tell(pathIn(folder, name));
     }
     if (deep) for (const child of known) await this.#checkChild(child);
@@ -349,7 +334,7 @@ export class WatchedTree {
   }
 
   /** @returns whether something has changed. */
-  async #alignVersions(product: Folder, { folders, links }: Listing, options: AlignOptions) {
+  async #alignVersions(product: Folder, folders: ReadonlySet<string>, options: AlignOptions) {
     const { suspects, deep } = options;
     const { versions } = product;
     let changed = suspects.size > 0;
@@ -372,7 +357,7 @@ export class WatchedTree {
       if (before === undefined || isWatch(version)) changed = true;
       await this.#pauseIfDue();
     }
-    return this.#links.set(product.path, links) || changed;
+    return changed;
   }
 
   /** Watches the folders in `folder` that are not yet, with all below them. @returns these. */
@@ -393,10 +378,10 @@ export class WatchedTree {
 
   /** Watches all below a folder that is watched, and has not been listed since. */
   async #fill(folder: Folder): Promise<void> {
-    const listing = this.#list(folder);
-    if (listing === undefined) return;
-    if (folder.depth < productDepth) await this.#addChildren(folder, listing.folders);
-    else await this.#alignVersions(folder, listing, { suspects: new Set(), deep: false });
+    const folders = this.#list(folder);
+    if (folders === undefined) return;
+    if (folder.depth < productDepth) await this.#addChildren(folder, folders);
+    else await this.#alignVersions(folder, folders, { suspects: new Set(), deep: false });
   }
 
   async #watch(folder: Folder): Promise<void> {
@@ -441,7 +426,6 @@ export class WatchedTree {
     folder.dropped = true;
     this.#queue.delete(folder);
     this.#touched.delete(folder);
-    if (folder.depth === productDepth) this.#links.set(folder.path, []);
     for (const version of folder.versions.values()) {
       this.#end(version);
       await this.#pauseIfDue();
@@ -471,22 +455,20 @@ export class WatchedTree {
   }
 
   /** What is in a folder, or `undefined` where it cannot be listed. */
-  #list(folder: Folder): Listing | undefined {
+  #list(folder: Folder): ReadonlySet<string> | undefined {
     const folders = new Set<string>();
-    const links: string[] = [];
     try {
       const entries = readdirSync(this.#absolute(folder.path), { withFileTypes: true });
       for (const entry of entries) {
         if (!isName(entry.name) || isTemporary(entry.name)) continue;
         if (entry.isDirectory()) folders.add(entry.name);
-        else if (entry.isSymbolicLink()) links.push(entry.name);
       }
     } catch (error) {
       this.#setUnlisted(folder, this.#unwatched(error) === 'missing');
       return undefined;
     }
     this.#setUnlisted(folder, false);
-    return { folders, links };
+    return folders;
   }
 
   #setUnlisted(folder: Folder, unlisted: boolean): void {
@@ -502,11 +484,6 @@ export class WatchedTree {
   #isOtherVersion(product: Folder, version: Version): boolean {
     if (!isWatch(version)) return false;
     return !isSame(version, identityOf(this.#absolute(pathIn(product, version.name))));
-  }
-
-  #followLinks(): void {
-    this.#moved = false;
-    for (const product of this.#links.follow()) this.#tell(product);
   }
 
   #obstacle(): Obstacle | undefined {

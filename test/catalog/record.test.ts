@@ -85,7 +85,7 @@ test('who changes what a record holds raises recordFormat', () => {
   // what it was, the same tree gives another record now: raise recordFormat, and put both here.
   assert.deepEqual(
     [recordFormat, sha256(text)],
-    [3, '25c2b0347da9418e550a23136d7136d54308046d0dc4943abadaec2041c2bbe6'],
+    [4, '25c2b0347da9418e550a23136d7136d54308046d0dc4943abadaec2041c2bbe6'],
   );
 });
 

@@ -107,7 +107,7 @@ jobs        rescan: running; next in 10 min; last 10 min ago, in 80 ms; failed:
             no space; missed 2 times
             verify: never
 memory      120.0 MiB, longest pause 42 ms
-held back   1 version
+held back   1 problem
   ubuntu/noble/amd64/default/20260301
     its files are still growing; wait until the upload is over, or add a
     SHA256SUMS file that names every file of it; looked at again in 2 s`,
