@@ -54,10 +54,14 @@ async function benchStarts(
   const times: number[] = [];
   const sizes: number[] = [];
   const ends: number[] = [];
+  const looks: number[] = [];
   for (let start = 0; start < starts; start++) {
     const end = await withDaemon(root, async (daemon, ms) => {
       times.push(ms);
       sizes.push((await daemon.status()).process.memory / 2 ** 20);
+      const asked = performance.now();
+      await daemon.call('update', { root });
+      looks.push(performance.now() - asked);
     });
     ends.push(end);
   }
@@ -74,6 +78,13 @@ async function benchStarts(
       target: target?.MiB ?? 0,
       unit: 'MiB',
     }),
+    withoutTarget(
+      limitRow('the same: a look at everything that finds nothing new', {
+        value: median(looks),
+        target: 0,
+        unit: 'ms',
+      }),
+    ),
     limitRow('the same: SIGTERM in idle', { value: Math.max(...ends), target: 1000, unit: 'ms' }),
   ];
   return target === undefined ? rows.map(withoutTarget) : rows;
@@ -188,32 +199,33 @@ function documentsWith(root: string, texts: readonly string[]): Promise<number> 
  * How long SIGTERM takes while a large file is read and a client downloads slowly, in milliseconds.
  */
 async function benchEndUnderLoad(root: string): Promise<number> {
-  const { cert, key } = await createTestCertificate();
-  const files = { tls_cert: cert, tls_key: key };
-  for (const [name, pem] of Object.entries(files))
-    writeFileSync(join(root, `${name}.pem`), pem, { mode: 0o600 });
-  const tls = Object.keys(files).map((name) => `server.${name} = "${join(root, name)}.pem"`);
-  const config = ['server.listen = "127.0.0.1:0"', ...tls].join('\n');
   const version = 'images/large/r/amd64/default/20260101';
-  const ms = await withDaemon(
-    root,
-    async (daemon) => {
-      mkdirSync(join(root, version), { recursive: true });
-      for (const name of ['lxd.tar.xz', 'disk.qcow2'])
-        writeFileSync(join(root, version, name), 'x');
-      truncateSync(join(root, version, 'disk.qcow2'), 64 * 2 ** 30);
-      const { server } = await daemon.status();
-      if (!('url' in server)) throw new Error(server.reason);
-      const download = get(`${server.url}/${version}/disk.qcow2`, { rejectUnauthorized: false });
-      const [response] = (await once(download, 'response')) as [IncomingMessage];
-      // Nothing is taken of it, and its end is no surprise.
-      response.on('error', () => {});
-      while ((await daemon.status()).activity.doing !== 'digest');
-    },
-    config,
-  );
+  const ms = await withDaemon(root, async (daemon) => {
+    mkdirSync(join(root, version), { recursive: true });
+    for (const name of ['lxd.tar.xz', 'disk.qcow2']) writeFileSync(join(root, version, name), 'x');
+    truncateSync(join(root, version, 'disk.qcow2'), 64 * 2 ** 30);
+    const { server } = await daemon.status();
+    if (!('url' in server)) throw new Error(server.reason);
+    const download = get(`${server.url}/${version}/disk.qcow2`, { rejectUnauthorized: false });
+    const [response] = (await once(download, 'response')) as [IncomingMessage];
+    // Nothing is taken of it, and its end is no surprise.
+    response.on('error', () => {});
+    while ((await daemon.status()).activity.doing !== 'digest');
+  });
   await rm(join(root, 'images/large'), { recursive: true });
   return ms;
+}
+
+/** The lines of the configuration that have the daemon serve over HTTPS, as it does by default. */
+async function serverConfig(root: string): Promise<string> {
+  const { cert, key } = await createTestCertificate();
+  const pems = { tls_cert: cert, tls_key: key };
+  const lines = Object.entries(pems).map(([name, pem]) => {
+    const file = join(root, `${name}.pem`);
+    writeFileSync(file, pem, { mode: 0o600 });
+    return `server.${name} = ${JSON.stringify(file)}`;
+  });
+  return ['server.listen = "127.0.0.1:0"', ...lines].join('\n');
 }
 
 /**
@@ -224,8 +236,8 @@ async function benchEndUnderLoad(root: string): Promise<number> {
 async function withDaemon(
   root: string,
   use: (daemon: Daemon, ms: number) => Promise<void>,
-  config = '',
 ): Promise<number> {
+  const config = await serverConfig(root);
   const cleanups: (() => unknown)[] = [];
   const began = performance.now();
   const after = (cleanup: () => unknown) => void cleanups.push(cleanup);
