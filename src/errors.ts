@@ -15,6 +15,13 @@ export const errorCodes = [
   'DAMAGED',
   'TLS',
   'INTERRUPTED',
+  // What can be wrong with a mirror; mirror/mirror.ts says when each is tried again.
+  'MIRROR_AUTH',
+  'MIRROR_DOWN',
+  'MIRROR_FULL',
+  'MIRROR_DENIED',
+  'MIRROR_MISSING',
+  'MIRROR_DAMAGED',
 ] as const;
 export type ErrorCode = (typeof errorCodes)[number];
 
