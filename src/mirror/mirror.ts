@@ -24,11 +24,14 @@
 /** What every operation takes. */
 export interface MirrorOptions {
   /** Ends the operation, which then rejects with the signal's reason. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 export interface Mirror {
-  /** How many small operations at once keep the mirror busy; more than that wait in a queue of its own. */
+  /**
+   * How many small operations at once keep the mirror busy, also over a long way; more than that wait in a queue
+   * of its own. Of large files it sends or reads back only two at once, to bound memory.
+   */
   readonly parallel: number;
 
   /** What the far side can do. Logs in where that has not been done. */
