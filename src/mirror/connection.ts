@@ -33,6 +33,8 @@ export interface LoginOptions {
   trust: HostTrust;
   credentials: Credentials | undefined;
   signal?: AbortSignal | undefined;
+  /** Is told when the connection is lost, or closed. */
+  onLost?: (error: ServerError) => void;
 }
 
 /** Pieces of content are no larger than this, and no larger than the server takes. */
@@ -112,7 +114,7 @@ async function startSession(
   options: LoginOptions,
   { socket, algorithms }: { socket: Socket; algorithms: ServerHostKeyAlgorithm[] },
 ): Promise<Connection> {
-  const { name, user, trust, credentials, stallMs } = options;
+  const { name, user, trust, credentials, stallMs, onLost = () => {} } = options;
   // Without these, the client prints what it has to say.
   const client = new SftpClient(name, {});
   let refusal: ServerError | undefined;
@@ -140,7 +142,7 @@ async function startSession(
       }),
       gone,
     ]);
-    return new Connection({ name, stallMs, socket, client, sftp });
+    return new Connection({ name, stallMs, socket, client, sftp, onLost });
   } catch (error) {
     throw loginProblem(options, { error, problem, refusal });
   } finally {
@@ -169,9 +171,9 @@ function loginProblem(
       cause,
     });
   }
-  if (/subsystem|open failed|Packet length|VERSION/i.test(said)) {
+  if (/subsystem|establishing SFTP|open failed|Packet length|VERSION/i.test(said)) {
     return new ServerError('MIRROR_DENIED', `Mirror ${name}: ${place} does not speak SFTP`, {
-      hint: 'set "Subsystem sftp internal-sftp" in its sshd_config, and let the account say nothing at login',
+      hint: 'set "Subsystem sftp internal-sftp" in its sshd_config; let only root write to a ChrootDirectory and the folders above it',
       cause,
     });
   }
@@ -184,6 +186,7 @@ interface ConnectionOptions {
   socket: Socket;
   client: SftpClient;
   sftp: SFTPWrapper;
+  onLost: (error: ServerError) => void;
 }
 
 /** What ssh2 knows of the far side and does not tell in its types. */
@@ -209,6 +212,7 @@ export class Connection {
   readonly #waiting = new Set<(error: ServerError) => void>();
   readonly #watch: NodeJS.Timeout;
   readonly #closed: Promise<unknown>;
+  readonly #onLost: (error: ServerError) => void;
   #problem: unknown;
   #lost: ServerError | undefined;
   /** How many of those who wait do so for something slow. */
@@ -216,7 +220,7 @@ export class Connection {
   /** When the far side was last heard of, or was asked after a silence. */
   #heardAt = performance.now();
 
-  constructor({ name, stallMs, socket, client, sftp }: ConnectionOptions) {
+  constructor({ name, stallMs, socket, client, sftp, onLost }: ConnectionOptions) {
     const internals = sftp as SftpInternals;
     const limits = [internals._maxWriteLen, internals._maxReadLen].map(
       (limit) => limit ?? smallestLimit,
@@ -229,6 +233,7 @@ export class Connection {
     this.#socket = socket;
     this.#client = client;
     this.#sftp = sftp;
+    this.#onLost = onLost;
     const noteProblem = (error: unknown) => {
       this.#problem ??= error;
     };
@@ -310,6 +315,7 @@ export class Connection {
       this.#lost = error;
       clearInterval(this.#watch);
       for (const end of [...this.#waiting]) end(error);
+      this.#onLost(error);
     }
     if (destroy) this.#socket.destroy();
   }

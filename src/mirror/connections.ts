@@ -31,11 +31,12 @@ export function createConnections({ open, max, log }: ConnectionsOptions): Conne
   const isOpen = new Set<Connection>();
   const opening = new Set<Promise<Connection>>();
   const closing = new AbortController();
+  let main: Promise<Connection> | undefined;
   let noMoreUntil = 0;
 
   return {
     async take() {
-      const best = leastBusy() ?? (await (first() ?? openOne()));
+      const best = leastBusy() ?? (await first());
       if (best.load >= busy && room() > 0 && opening.size === 0) openExtra();
       return best;
     },
@@ -63,8 +64,12 @@ export function createConnections({ open, max, log }: ConnectionsOptions): Conne
     return living().sort((a, b) => a.load - b.load)[0];
   }
 
-  function first(): Promise<Connection> | undefined {
-    return opening.values().next().value;
+  /** One login for all who wait. A further one that is under way does not count: nobody is told why it fails. */
+  function first(): Promise<Connection> {
+    main ??= openOne().finally(() => {
+      main = undefined;
+    });
+    return main;
   }
 
   function room(): number {

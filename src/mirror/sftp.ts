@@ -163,6 +163,8 @@ export function createSftpMirror(options: SftpMirrorOptions): Mirror {
       trust,
       credentials: known,
       signal,
+      onLost: ({ message }) =>
+        log.debug({ reason: message }, 'a connection to the mirror has ended'),
     });
     try {
       await checkRoot(connection);
@@ -502,6 +504,7 @@ export function createSftpMirror(options: SftpMirrorOptions): Mirror {
     pieces: readonly Uint8Array[],
     signal: AbortSignal | undefined,
   ): Promise<void> {
+    remotePath(root, path);
     const temporary = besideAs(path, randomBytes(3).toString('hex'));
     const content = Buffer.concat(pieces);
     const source: PutSource = {

@@ -3,6 +3,7 @@
  * address, as the user that runs the tests. They can be slowed down, killed half-way and awaited.
  */
 import { spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { userInfo } from 'node:os';
 import { join } from 'node:path';
@@ -24,11 +25,24 @@ export interface SshServer {
   close(): Promise<void>;
 }
 
+export interface SshServerOptions {
+  /** Lines for the top of its configuration, where they count before others. */
+  settings?: string;
+  /** What serves SFTP. Default: internal-sftp. */
+  subsystem?: string;
+  /** Default: a free one. */
+  port?: number;
+}
+
 /** Starts a server that keeps its keys and configuration in `folder` (absolute, made if need be). */
-export async function createSshServer(folder: string): Promise<SshServer> {
+export async function createSshServer(
+  folder: string,
+  options: SshServerOptions = {},
+): Promise<SshServer> {
   await mkdir(folder, { recursive: true });
   const { username: user } = userInfo();
-  const port = await freePort();
+  const port = options.port ?? (await freePort());
+  const { settings = '', subsystem = 'internal-sftp' } = options;
   const keyFile = await makeKey(folder, 'client');
   const hostKey = await makeKey(folder, 'host');
   await writeFile(join(folder, 'authorized_keys'), await readFile(`${keyFile}.pub`));
@@ -39,7 +53,10 @@ export async function createSshServer(folder: string): Promise<SshServer> {
   const clientConfig = join(folder, 'ssh_config');
   await writeFile(clientConfig, clientSettings({ folder, port, user, keyFile }));
   const serverConfig = join(folder, 'sshd_config');
-  await writeFile(serverConfig, serverSettings({ folder, port, hostKey }));
+  await writeFile(
+    serverConfig,
+    `${settings}\n${serverSettings({ folder, port, hostKey, subsystem })}`,
+  );
   // The one folder that an sshd of root's insists on; Debian's service makes it, too.
   if (process.getuid?.() === 0) await mkdir('/run/sshd', { recursive: true, mode: 0o755 });
   const program = findProgram('sshd') ?? 'sshd';
@@ -49,13 +66,20 @@ export async function createSshServer(folder: string): Promise<SshServer> {
   return { port, user, keyFile, clientConfig, close: async () => void (await server.stop()) };
 }
 
+/** Makes a key; one that is there stays, so that a server that is started again is the same. */
 async function makeKey(folder: string, name: string): Promise<string> {
   const file = join(folder, `${name}_key`);
+  if (existsSync(file)) return file;
   await run('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-C', name, '-f', file]);
   return file;
 }
 
-function serverSettings({ folder, port, hostKey }: Record<string, string | number>): string {
+function serverSettings({
+  folder,
+  port,
+  hostKey,
+  subsystem,
+}: Record<string, string | number>): string {
   return `
 ListenAddress 127.0.0.1:${port}
 HostKey ${hostKey}
@@ -69,7 +93,7 @@ UsePAM no
 PidFile none
 # As many uploads at once as tests like to make.
 MaxStartups 100
-Subsystem sftp internal-sftp
+Subsystem sftp ${subsystem}
 `;
 }
 

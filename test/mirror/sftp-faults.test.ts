@@ -1,0 +1,411 @@
+/** What can be wrong with a mirror and the way to it, each brought about with real programs and real disks. */
+import assert from 'node:assert/strict';
+import { createHash, randomBytes } from 'node:crypto';
+import { readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
+import { describe, type TestContext, test } from 'node:test';
+import * as fc from 'fast-check';
+import { createLogger, type Logger } from '../../src/log.js';
+import { type PutSource, resumeWindow } from '../../src/mirror/mirror.js';
+import { seenHostKey } from '../../src/mirror/sftp.js';
+import { outcome, run } from '../support/command.js';
+import { createDelayProxy } from '../support/delay-proxy.js';
+import { mounting } from '../support/mounting.js';
+import { needs, needsRoot } from '../support/programs.js';
+import { createSftpServer } from '../support/sftp-mirror.js';
+import { temporaryFolder } from '../support/temporary.js';
+import { failsWith, sourceOf } from './conformance.js';
+
+const programs = needs('sshd', 'ssh-keygen');
+const asRoot = needsRoot('sshd', 'ssh-keygen', 'mount');
+const sha256 = (bytes: Uint8Array) => createHash('sha256').update(bytes).digest('hex');
+
+/** Content without end, for what is to be broken off. */
+const endless: PutSource = { size: 2 ** 40, read: async (_offset, length) => Buffer.alloc(length) };
+
+/** A server behind a proxy, and a mirror that goes through it. */
+async function behindProxy(
+  t: TestContext,
+  options: { connections?: number; stallMs?: number } = {},
+) {
+  let close = async () => {};
+  // Before the server, which waits for its sessions.
+  t.after(() => close());
+  const server = await createSftpServer(t);
+  const proxy = await createDelayProxy({ target: server.port });
+  close = proxy.close;
+  const { stallMs = 30_000, connections = 3 } = options;
+  const remote = { host: '127.0.0.1', port: proxy.port };
+  const hosts = await readFile(join(server.home, 'ssh/known_hosts'), 'utf8');
+  const knownHosts = join(server.home, 'known_hosts');
+  await writeFile(knownHosts, hosts.replace(`:${server.port} `, `:${proxy.port} `));
+  const open = (given: { log?: Logger } = {}) =>
+    server.open({ config: { remote, knownHosts, connections }, stallMs, ...given });
+  return { ...server, proxy, open };
+}
+
+describe('logging in', programs, () => {
+  test('is refused with the line that authorized_keys lacks', async (t) => {
+    const { open, home, keyFile } = await createSftpServer(t);
+    await writeFile(join(home, 'ssh/authorized_keys'), '');
+    const [type, key] = (await readFile(`${keyFile}.pub`, 'utf8')).split(' ');
+    await assert.rejects(open().stat(''), (error) => {
+      failsWith('MIRROR_AUTH', /the login as .* is refused/)(error);
+      assert.ok((error as { hint: string }).hint.includes(`${type} ${key}`));
+      return true;
+    });
+  });
+
+  test('works again with the same mirror once the key is added', async (t) => {
+    const { open, home, keyFile } = await createSftpServer(t);
+    await writeFile(join(home, 'ssh/authorized_keys'), '');
+    const mirror = open();
+    await assert.rejects(mirror.stat(''), failsWith('MIRROR_AUTH'));
+    await writeFile(join(home, 'ssh/authorized_keys'), await readFile(`${keyFile}.pub`));
+    assert.equal((await mirror.stat(''))?.kind, 'folder');
+  });
+
+  test('stops at an unknown host key, with its fingerprint and the command that accepts it', async (t) => {
+    const { open, home, config } = await createSftpServer(t);
+    const fingerprint = await fingerprintOf(join(home, 'ssh/host_key.pub'));
+    const mirror = open({ config: { knownHosts: join(home, 'none') } });
+    await assert.rejects(mirror.stat(''), (error) => {
+      failsWith('MIRROR_AUTH', /not known/)(error);
+      assert.ok((error as Error).message.includes(fingerprint));
+      assert.match((error as { hint: string }).hint, /lxd-image-server mirror trust eu$/);
+      return true;
+    });
+    assert.equal((await seenHostKey(config)).fingerprint, fingerprint);
+  });
+
+  test('stops at a changed host key', async (t) => {
+    const { open, home, port } = await createSftpServer(t);
+    const other = await makeKey(join(home, 'other'));
+    await writeFile(join(home, 'hosts'), `[127.0.0.1]:${port} ${await readFile(`${other}.pub`)}`);
+    const mirror = open({ config: { knownHosts: join(home, 'hosts') } });
+    await assert.rejects(mirror.stat(''), failsWith('MIRROR_AUTH', /another host key/));
+  });
+
+  test('takes the host key by its fingerprint, of whatever kind it is', async (t) => {
+    const folder = await temporaryFolder(t);
+    const keys = await Promise.all(
+      ['rsa', 'ecdsa'].map((type) => makeKey(join(folder, type), type)),
+    );
+    const settings = keys.map((key) => `HostKey ${key}`).join('\n');
+    const { open, home } = await createSftpServer(t, { settings });
+    const files = [...keys.map((key) => `${key}.pub`), join(home, 'ssh/host_key.pub')];
+    for (const file of files) {
+      const hostKey = await fingerprintOf(file);
+      assert.equal((await open({ config: { hostKey } }).stat(''))?.kind, 'folder', file);
+    }
+    const hostKey = `SHA256:${'A'.repeat(43)}`;
+    await assert.rejects(open({ config: { hostKey } }).stat(''), failsWith('MIRROR_AUTH', /AAAA/));
+  });
+
+  test('asks for the kind of host key that is known', async (t) => {
+    const folder = await temporaryFolder(t);
+    const rsa = await makeKey(join(folder, 'rsa'), 'rsa');
+    const { open, home, port } = await createSftpServer(t, { settings: `HostKey ${rsa}` });
+    const knownHosts = join(home, 'hosts');
+    await writeFile(knownHosts, `[127.0.0.1]:${port} ${await readFile(`${rsa}.pub`)}`);
+    assert.equal((await open({ config: { knownHosts } }).stat(''))?.kind, 'folder');
+  });
+
+  test('fails where nothing listens, and where what listens says nothing', async (t) => {
+    const { open, home } = await createSftpServer(t);
+    const silent = createServer((socket) => socket.on('error', () => {}).resume());
+    await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve));
+    const { port } = silent.address() as { port: number };
+    const remote = { host: '127.0.0.1', port };
+    const hearing = open({ config: { remote, root: home }, stallMs: 200 });
+    await assert.rejects(hearing.stat(''), failsWith('MIRROR_DOWN', /no answer in time/));
+    await hearing.close();
+    await new Promise((resolve) => silent.close(resolve));
+    const refused = open({ config: { remote } });
+    await assert.rejects(refused.stat(''), failsWith('MIRROR_DOWN', /connection refused/));
+  });
+
+  test('fails where there is no SFTP', async (t) => {
+    const { open } = await createSftpServer(t, { subsystem: '/bin/false' });
+    await assert.rejects(open().stat(''), failsWith('MIRROR_DENIED', /does not speak SFTP/));
+  });
+
+  test('fails where the root is not a folder', async (t) => {
+    const { open, home } = await createSftpServer(t);
+    await writeFile(join(home, 'file'), '');
+    for (const name of ['none', 'file']) {
+      const mirror = open({ config: { root: join(home, name) } });
+      await assert.rejects(mirror.list(''), failsWith('MIRROR_DENIED', /there is no folder/));
+    }
+  });
+});
+
+describe('a disk', asRoot, () => {
+  test('that is full stops uploads, and takes them again when there is room', async (t) => {
+    const mount = mounting(t);
+    const { open, folder } = await createSftpServer(t);
+    await mount(folder);
+    await run('mount', ['-o', 'remount,size=8m', folder]);
+    const mirror = open();
+    const content = randomBytes(12 * 2 ** 20);
+    await assert.rejects(
+      mirror.put(sourceOf(content), 'file'),
+      failsWith('MIRROR_FULL', /no space/),
+    );
+    await assert.rejects(mirror.write('small', [randomBytes(100)]), failsWith('MIRROR_FULL'));
+    await run('mount', ['-o', 'remount,size=32m', folder]);
+    await mirror.put(sourceOf(content), 'file');
+    assert.equal((await mirror.hash('file'))?.sha256, sha256(content));
+  });
+
+  test('that can hold no more files says so', async (t) => {
+    const mount = mounting(t);
+    const { open, folder } = await createSftpServer(t);
+    await mount(folder);
+    await run('mount', ['-o', 'remount,nr_inodes=2', folder]);
+    const mirror = open();
+    await mirror.put(sourceOf(Buffer.from('1')), 'first');
+    await assert.rejects(
+      mirror.put(sourceOf(Buffer.from('2')), 'second'),
+      failsWith('MIRROR_FULL'),
+    );
+    await assert.rejects(mirror.makeFolder('folder'), failsWith('MIRROR_FULL'));
+  });
+
+  test('that is read-only is told from one that is full', async (t) => {
+    const mount = mounting(t);
+    const { open, folder } = await createSftpServer(t);
+    await mount(folder);
+    await writeFile(join(folder, 'file'), 'x');
+    await run('mount', ['-o', 'remount,ro', folder]);
+    const mirror = open();
+    const isReadOnly = failsWith('MIRROR_DENIED', /read-only/);
+    await assert.rejects(mirror.put(sourceOf(Buffer.from('1')), 'new'), isReadOnly);
+    await assert.rejects(mirror.makeFolder('folder'), isReadOnly);
+    await assert.rejects(mirror.rename('file', 'other'), isReadOnly);
+    await assert.rejects(mirror.remove('file'), isReadOnly);
+    assert.equal((await mirror.space())?.readOnly, true);
+  });
+
+  test('that belongs to someone else is denied', async (t) => {
+    const { open, folder } = await createSftpServer(t, { subsystem: 'internal-sftp -R' });
+    await writeFile(join(folder, 'file'), 'x');
+    const mirror = open();
+    const isDenied = failsWith('MIRROR_DENIED', /permission denied/);
+    await assert.rejects(mirror.put(sourceOf(Buffer.from('1')), 'new'), isDenied);
+    await assert.rejects(mirror.remove('file'), isDenied);
+    assert.equal((await mirror.hash('file'))?.size, 1);
+  });
+});
+
+describe('a connection', programs, () => {
+  test('that is cut ends what it carries, and the next operation opens another', async (t) => {
+    const { open, proxy } = await behindProxy(t);
+    const mirror = open();
+    const put = mirror.put(endless, 'file', { onBytes: () => proxy.cut() });
+    await assert.rejects(put, failsWith('MIRROR_DOWN'));
+    assert.equal((await mirror.stat(''))?.kind, 'folder');
+  });
+
+  test('whose server is killed is lost', async (t) => {
+    const pidFile = join(await temporaryFolder(t), 'pid');
+    const { open } = await createSftpServer(t, { settings: `PidFile ${pidFile}` });
+    const mirror = open();
+    const sshd = Number(await readFile(pidFile, 'utf8'));
+    let killed = false;
+    const onBytes = () => {
+      if (killed) return;
+      killed = true;
+      void childrenOf(sshd).then((pids) => outcome('kill', ['-9', ...pids.map(String)]));
+    };
+    await assert.rejects(mirror.put(endless, 'file', { onBytes }), failsWith('MIRROR_DOWN'));
+    assert.equal((await mirror.stat('file'))?.kind, 'file');
+  });
+
+  test('that passes nothing on any more is given up', async (t) => {
+    const { open, proxy } = await behindProxy(t, { stallMs: 500 });
+    const mirror = open();
+    const put = mirror.put(endless, 'file', { onBytes: () => proxy.freeze() });
+    await assert.rejects(put, failsWith('MIRROR_DOWN', /no answer/));
+    proxy.thaw();
+    assert.equal((await mirror.stat(''))?.kind, 'folder');
+  });
+
+  test('that goes silent while it has nothing to do is noticed', async (t) => {
+    const { open, proxy } = await behindProxy(t, { stallMs: 400 });
+    let tell = (_line: string) => {};
+    const ended = new Promise<string>((resolve) => {
+      tell = resolve;
+    });
+    const write = (line: string) => {
+      if (line.includes('has ended')) tell(line);
+    };
+    const log = createLogger({ level: 'debug', format: 'json', destination: { write } });
+    const mirror = open({ log });
+    await mirror.stat('');
+    proxy.freeze();
+    assert.match(await ended, /no answer/);
+    proxy.thaw();
+    assert.equal((await mirror.stat(''))?.kind, 'folder');
+  });
+
+  test('that goes silent does not keep a signal from ending an operation, nor the mirror from closing', async (t) => {
+    const { open, proxy } = await behindProxy(t, { stallMs: 60_000 });
+    const mirror = open();
+    await mirror.stat('');
+    proxy.freeze();
+    const stop = new AbortController();
+    const stat = mirror.stat('', { signal: stop.signal });
+    const list = mirror.list('');
+    stop.abort(new Error('enough'));
+    await assert.rejects(stat, /enough/);
+    const refused = assert.rejects(list, failsWith('MIRROR_DOWN'));
+    await mirror.close();
+    await refused;
+  });
+
+  test('is shared until there is work for more, and no more are opened than allowed', async (t) => {
+    const { open, proxy } = await behindProxy(t, { connections: 3 });
+    const mirror = open();
+    for (let count = 0; count < 20; count++) await mirror.stat('');
+    assert.equal(proxy.opened, 1);
+    await mirror.put(sourceOf(randomBytes(64 * 2 ** 20)), 'file');
+    assert.equal(proxy.opened, 3);
+    await Promise.all(Array.from({ length: 1000 }, () => mirror.stat('file')));
+    assert.equal(proxy.opened, 3);
+  });
+
+  test('that cannot be opened beside the first is done without', async (t) => {
+    const settings = 'MaxStartups 1:100:1';
+    const { open, folder } = await createSftpServer(t, { settings });
+    const content = randomBytes(40 * 2 ** 20);
+    await open({ config: { connections: 16 } }).put(sourceOf(content), 'file');
+    assert.equal(sha256(await readFile(join(folder, 'file'))), sha256(content));
+  });
+});
+
+describe('an upload that was cut', programs, () => {
+  test('wherever that was, goes on, and sends at most a window twice', async (t) => {
+    const { open, proxy, folder } = await behindProxy(t);
+    const content = randomBytes(48 * 2 ** 20 + 4321);
+    const file = join(folder, 'file');
+    const cuts = fc.array(fc.integer({ min: 0, max: content.length }), {
+      minLength: 1,
+      maxLength: 3,
+    });
+    await fc.assert(
+      fc.asyncProperty(cuts, async (places) => {
+        await rm(file, { force: true });
+        for (const place of places) {
+          const mirror = open();
+          await mirror.stat('');
+          proxy.cutAfter(place);
+          const put = mirror.put(sourceOf(content), 'file');
+          const isCut = await put.then(
+            () => false,
+            (error: unknown) => failsWith('MIRROR_DOWN')(error),
+          );
+          proxy.cutAfter(Number.POSITIVE_INFINITY);
+          await mirror.close();
+          if (!isCut) break;
+        }
+        const there = (await stat(file).catch(() => undefined))?.size ?? 0;
+        const mirror = open();
+        const { start, sent } = await mirror.put(sourceOf(content), 'file');
+        const hash = await mirror.hash('file');
+        await mirror.close();
+        assert.equal(start + sent, content.length);
+        assert.ok(
+          there - start <= resumeWindow,
+          `${there} bytes were there, it went on at ${start}`,
+        );
+        assert.deepEqual(hash, { size: content.length, sha256: sha256(content) });
+      }),
+      { numRuns: 12 },
+    );
+  });
+
+  test('has no holes before the window, however uneven the connections are', async (t) => {
+    const { open, proxy, folder } = await behindProxy(t, { connections: 4 });
+    // No byte of it is zero, as the holes are.
+    const content = Buffer.alloc(200 * 2 ** 20, 7);
+    let done = 0;
+    const onBytes = (count: number) => {
+      done += count;
+      if (done > 60 * 2 ** 20) proxy.cut();
+    };
+    await assert.rejects(open().put(sourceOf(content), 'file', { onBytes }));
+    const there = await readFile(join(folder, 'file'));
+    assert.ok(there.length > resumeWindow);
+    assert.equal(there.subarray(0, -resumeWindow).indexOf(0), -1);
+  });
+});
+
+describe('a reader of a mirror without posix-rename', programs, () => {
+  test('never sees half a file, and the old one is put back where the new one fails', async (t) => {
+    const { open, folder } = await createSftpServer(t, {
+      subsystem: 'internal-sftp -P posix-rename',
+    });
+    const mirror = open();
+    assert.equal((await mirror.capabilities()).atomicReplace, false);
+    const contents = ['a', 'b'].map((letter) => letter.repeat(300_000));
+    await mirror.write('index.json', [Buffer.from(contents[0] ?? '')]);
+    let writing = true;
+    const reading = (async () => {
+      const seen = new Set<string>();
+      while (writing) {
+        const text = await readFile(join(folder, 'index.json'), 'utf8').catch(() => 'none');
+        seen.add(text);
+      }
+      return seen;
+    })();
+    for (let round = 0; round < 40; round++) {
+      await mirror.write('index.json', [Buffer.from(contents[round % 2] ?? '')]);
+    }
+    writing = false;
+    for (const text of await reading) assert.ok([...contents, 'none'].includes(text), 'whole');
+    await assert.rejects(mirror.rename('none', 'index.json'), failsWith('MIRROR_MISSING'));
+    assert.deepEqual(await readdir(folder), ['index.json']);
+    assert.equal((await stat(join(folder, 'index.json'))).size, 300_000);
+  });
+
+  test('finds a file again that a crash has left aside only until the next write', async (t) => {
+    const { open, folder } = await createSftpServer(t, {
+      subsystem: 'internal-sftp -P posix-rename',
+    });
+    await writeFile(join(folder, '.index.json.replaced.tmp'), 'old');
+    await open().write('index.json', [Buffer.from('new')]);
+    assert.deepEqual(await readdir(folder), ['.index.json.replaced.tmp', 'index.json'].slice(1));
+  });
+});
+
+describe('a limit of bandwidth', programs, () => {
+  test('holds over all connections', async (t) => {
+    const { open } = await createSftpServer(t);
+    const mirror = open({ config: { bandwidth: 20 * 2 ** 20, connections: 4 } });
+    await mirror.stat('');
+    const started = performance.now();
+    await mirror.put(sourceOf(randomBytes(20 * 2 ** 20)), 'file');
+    // Nothing can make it faster than the limit, less the burst.
+    assert.ok(performance.now() - started >= 850);
+  });
+});
+
+async function fingerprintOf(file: string): Promise<string> {
+  const text = await run('ssh-keygen', ['-l', '-f', file]);
+  return text.split(' ')[1] ?? '';
+}
+
+async function makeKey(file: string, type = 'ed25519'): Promise<string> {
+  await run('ssh-keygen', ['-q', '-t', type, '-N', '', '-f', file]);
+  return file;
+}
+
+/** The processes that `pid` has started, and those that they have. */
+async function childrenOf(pid: number): Promise<number[]> {
+  const { stdout } = await outcome('pgrep', ['-P', String(pid)]);
+  const children = stdout.split('\n').filter(Boolean).map(Number);
+  const below = await Promise.all(children.map(childrenOf));
+  return [...children, ...below.flat()];
+}

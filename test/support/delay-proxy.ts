@@ -1,0 +1,140 @@
+/**
+ * A way between a client and a server on this machine that is as long, as broken or as silent as a test wants: a TCP
+ * proxy that delays what passes, cuts connections, or stops passing anything on.
+ */
+import { once } from 'node:events';
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+
+export interface DelayProxyOptions {
+  /** Port on 127.0.0.1 that it leads to. */
+  target: number;
+  /** Milliseconds that everything takes in each direction. Default: 0. */
+  delayMs?: number;
+}
+
+export interface DelayProxy {
+  /** Where clients connect, on 127.0.0.1. */
+  port: number;
+  /** Bytes from clients that have been passed on. */
+  readonly passed: number;
+  /** Connections that clients have opened. */
+  readonly opened: number;
+  /** Cuts all connections as soon as clients have sent so many bytes more. Later ones are not cut. */
+  cutAfter(bytes: number): void;
+  /** Cuts all connections. */
+  cut(): void;
+  /** Passes nothing on any more, in either direction, and reads no more; connections stay open. */
+  freeze(): void;
+  /** Passes everything on again. */
+  thaw(): void;
+  close(): Promise<void>;
+}
+
+interface Late {
+  at: number;
+  /** `undefined` is the end. */
+  chunk: Buffer | undefined;
+}
+
+export async function createDelayProxy(options: DelayProxyOptions): Promise<DelayProxy> {
+  const { target, delayMs = 0 } = options;
+  const sockets = new Set<Socket>();
+  let passed = 0;
+  let opened = 0;
+  let cutAt = Number.POSITIVE_INFINITY;
+  let frozen = false;
+
+  const server = createServer((client) => {
+    opened += 1;
+    const upstream = connect(target, '127.0.0.1');
+    for (const socket of [client, upstream]) {
+      sockets.add(socket);
+      socket.setNoDelay(true);
+      if (frozen) socket.pause();
+      // What one side meets with, the other learns by being closed.
+      socket.on('error', () => {});
+    }
+    client.once('close', () => end(client, upstream));
+    upstream.once('close', () => end(upstream, client));
+    pump(client, upstream, { count: true });
+    pump(upstream, client, { count: false });
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+
+  return {
+    port: (server.address() as AddressInfo).port,
+    get passed() {
+      return passed;
+    },
+    get opened() {
+      return opened;
+    },
+    cutAfter(bytes) {
+      cutAt = passed + bytes;
+    },
+    cut,
+    freeze() {
+      frozen = true;
+      for (const socket of sockets) socket.pause();
+    },
+    thaw() {
+      frozen = false;
+      for (const socket of sockets) socket.resume();
+    },
+    async close() {
+      const closed = once(server, 'close');
+      server.close();
+      cut();
+      await closed;
+    },
+  };
+
+  function cut(): void {
+    for (const socket of sockets) socket.resetAndDestroy();
+  }
+
+  function end(closed: Socket, other: Socket): void {
+    sockets.delete(closed);
+    other.destroySoon();
+  }
+
+  function pump(from: Socket, to: Socket, { count }: { count: boolean }): void {
+    const late: Late[] = [];
+    let isAwake = false;
+    const add = (chunk: Buffer | undefined) => {
+      late.push({ at: performance.now() + delayMs, chunk });
+      if (delayMs === 0) passOn();
+      else if (!isAwake) wakeIn(delayMs);
+    };
+    const wakeIn = (ms: number) => {
+      isAwake = true;
+      setTimeout(passOn, ms);
+    };
+    const passOn = () => {
+      isAwake = false;
+      const now = performance.now();
+      while (late[0] !== undefined && late[0].at <= now) {
+        const { chunk } = late.shift() as Late;
+        if (chunk === undefined) to.end();
+        else send(chunk);
+      }
+      if (late[0] !== undefined) wakeIn(Math.max(0, late[0].at - now));
+    };
+    const send = (chunk: Buffer) => {
+      const room = count ? Math.max(0, cutAt - passed) : chunk.length;
+      if (count) passed += Math.min(room, chunk.length);
+      // Without a delay a slow receiver slows the sender down, as it does on a wire.
+      const hasRoom = to.write(chunk.subarray(0, room));
+      if (delayMs === 0 && !hasRoom) {
+        from.pause();
+        to.once('drain', () => frozen || from.resume());
+      }
+      if (room >= chunk.length) return;
+      cutAt = Number.POSITIVE_INFINITY;
+      cut();
+    };
+    from.on('data', add);
+    from.on('end', () => add(undefined));
+  }
+}
