@@ -1,8 +1,9 @@
 /**
- * `npm run bench [-- publish|serve|watch] [--short]`: measures, and prints tables for the README.
+ * `npm run bench [-- publish|serve|watch|mirror] [--short]`: measures, and prints tables for the README.
  */
 import { cpus, totalmem } from 'node:os';
 import { markdown, type Row } from './measure.js';
+import { benchMirror } from './mirror.js';
 import { benchPublish } from './publish.js';
 import { benchServe } from './serve.js';
 import { benchWatch } from './watch.js';
@@ -18,6 +19,7 @@ if (what === 'all' || what === 'publish') await publish();
 if (what === 'all' || what === 'publish' || what === 'serve') await serve();
 
 if (what === 'all' || what === 'watch') await watch();
+if (what === 'all' || what === 'mirror') await mirror();
 
 async function publish(): Promise<void> {
   const { rows, curve } = await benchPublish({
@@ -35,6 +37,15 @@ async function watch(): Promise<void> {
     short
       ? { sizes: [1_000], starts: 1, uploads: 5, drop: 50 }
       : { sizes: [10_000, 100_000], starts: 5, uploads: 100, drop: 500 },
+  );
+  print(`\n${markdown(rows)}`);
+}
+
+async function mirror(): Promise<void> {
+  const rows = await benchMirror(
+    short
+      ? { rounds: 1, near: 64, far: 32, roundTrips: [50] }
+      : { rounds: 3, near: 512, far: 128, roundTrips: [50, 150] },
   );
   print(`\n${markdown(rows)}`);
 }
