@@ -11,7 +11,11 @@ const setUp = (options: SftpServerOptions) => async (t: TestContext) => {
   return { mirror: open(), folder };
 };
 
-conformance('behind a real sshd', { setUp: setUp({}), ...needs(...programs) });
+conformance('behind a real sshd', {
+  // A umask that would hide everything from the web server.
+  setUp: setUp({ subsystem: 'internal-sftp -u 0077' }),
+  ...needs(...programs),
+});
 conformance('behind a real sshd that shuts the account in', {
   setUp: setUp({ chroot: true }),
   ...needsRoot(...programs),

@@ -2,8 +2,10 @@
  * A way between a client and a server on this machine that is as long, as broken or as silent as a test wants: a TCP
  * proxy that delays what passes, cuts connections, or stops passing anything on.
  */
+import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+import { fileURLToPath } from 'node:url';
 
 export interface DelayProxyOptions {
   /** Port on 127.0.0.1 that it leads to. */
@@ -25,6 +27,8 @@ export interface DelayProxy {
   cut(): void;
   /** Passes nothing on any more, in either direction, and reads no more; connections stay open. */
   freeze(): void;
+  /** {@link DelayProxy.freeze} for the last connection only. */
+  freezeLast(): void;
   /** Passes everything on again. */
   thaw(): void;
   close(): Promise<void>;
@@ -43,9 +47,13 @@ export async function createDelayProxy(options: DelayProxyOptions): Promise<Dela
   let opened = 0;
   let cutAt = Number.POSITIVE_INFINITY;
   let frozen = false;
+  let last: Socket | undefined;
+  /** What {@link DelayProxy.freezeLast} has stopped. */
+  let held: Socket | undefined;
 
   const server = createServer((client) => {
     opened += 1;
+    last = client;
     const upstream = connect(target, '127.0.0.1');
     for (const socket of [client, upstream]) {
       sockets.add(socket);
@@ -78,8 +86,13 @@ export async function createDelayProxy(options: DelayProxyOptions): Promise<Dela
       frozen = true;
       for (const socket of sockets) socket.pause();
     },
+    freezeLast() {
+      held = last;
+      held?.pause();
+    },
     thaw() {
       frozen = false;
+      held = undefined;
       for (const socket of sockets) socket.resume();
     },
     async close() {
@@ -128,7 +141,7 @@ export async function createDelayProxy(options: DelayProxyOptions): Promise<Dela
       const hasRoom = to.write(chunk.subarray(0, room));
       if (delayMs === 0 && !hasRoom) {
         from.pause();
-        to.once('drain', () => frozen || from.resume());
+        to.once('drain', () => frozen || from === held || from.resume());
       }
       if (room >= chunk.length) return;
       cutAt = Number.POSITIVE_INFINITY;
@@ -137,4 +150,25 @@ export async function createDelayProxy(options: DelayProxyOptions): Promise<Dela
     from.on('data', add);
     from.on('end', () => add(undefined));
   }
+}
+
+/** A proxy in a process of its own, so that what it costs is not counted to a client in this one. */
+export async function startDelayProxy(
+  options: Required<DelayProxyOptions>,
+): Promise<Pick<DelayProxy, 'port' | 'close'>> {
+  const args = [String(options.target), String(options.delayMs)];
+  const child = fork(fileURLToPath(import.meta.url), args);
+  const [port] = (await once(child, 'message')) as [number];
+  const close = async () => {
+    const ended = once(child, 'exit');
+    child.kill();
+    await ended;
+  };
+  return { port, close };
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const [target = 0, delayMs = 0] = process.argv.slice(2).map(Number);
+  const { port } = await createDelayProxy({ target, delayMs });
+  process.send?.(port);
 }
