@@ -22,6 +22,8 @@ export const errorCodes = [
   'MIRROR_DENIED',
   'MIRROR_MISSING',
   'MIRROR_DAMAGED',
+  'MIRROR_TAKEN',
+  'SOURCE_CHANGED',
 ] as const;
 export type ErrorCode = (typeof errorCodes)[number];
 

@@ -1,0 +1,278 @@
+/**
+ * How a mirror becomes what it should be. Pure.
+ *
+ * {@link nextStage} looks at what is wanted and at what the mirror has, and gives the one thing to do next. Whoever
+ * carries it out notes what came of it in {@link Present}, and asks again, until nothing is left. There is no plan
+ * that could become out of date: when a newer generation comes, or something fails, the next question is simply
+ * asked about what is there by then.
+ *
+ * The order of the stages keeps the rule that the documents on a mirror never name what is not there, whole and
+ * with that content, wherever the work is cut, and whatever of a stage has been done:
+ *
+ *  1. **check**: read files whose content is not known. They are used only once it is.
+ *  2. **retract**: where the documents name what is lost or damaged, replace them at once by ones that name only
+ *     what is whole. Mending takes its time; the lie should not.
+ *  3. **send** what is missing. A name that the documents use is left as it is, and its new content held ready.
+ *  4. **retract** what is about to change under its name; then (3) gives the held content its name. That takes
+ *     moments, for all else is there by now.
+ *  5. **publish** the documents, `images.json` before `index.json`.
+ *  6. **record** it in the manifest: what is there, and what no document names from now on.
+ *  7. **remove** what no document has named for the grace time: clients keep an index for an hour.
+ *
+ * The manifest may at no moment claim too much either, as the next one to come believes it. So it takes back that
+ * it knows the documents before they change, it stops a file's grace time before the file is named again, and it
+ * forgets a file before that is removed.
+ */
+import type { DocumentFacts, FileFacts, Files, Wanted } from './generation.js';
+import { changesBetween, type Entries, type Entry, isBelow, type Manifest } from './manifest.js';
+import { compareNames } from './tree.js';
+
+/** What is known of a mirror. Kept up to date by whoever works on it. */
+export interface Present {
+  /** Files, whole and under their own names. */
+  entries: Map<string, Entry>;
+  /** Every path that the documents there may name. */
+  named: Set<string>;
+  /** SHA-256 of the documents by path; '' where the content is not known. */
+  documents: Map<string, string>;
+  /** Content, by its SHA-256, that is held ready to get a name. */
+  held: Set<string>;
+  /** What the manifest there says; absent: there is none that fits. */
+  recorded: Manifest | undefined;
+}
+
+/** A file to be brought about. */
+export interface Sending extends FileFacts {
+  path: string;
+  /** Where the mirror has the same content already: no need to send it. */
+  from?: string;
+  /** The name is in use: only hold the content ready. */
+  hold: boolean;
+}
+
+/** What to do next; the parts of a stage may be done in any order, and at the same time. */
+export type Stage =
+  /** Read each file; note its SHA-256 where it is as given here, and otherwise that nothing of use is there. */
+  | { do: 'check'; files: ({ path: string } & FileFacts)[] }
+  /** Replace the documents by ones without the versions that have a file in `missing`: see {@link nextDocuments}. */
+  | { do: 'retract'; missing: ReadonlySet<string> }
+  /** The record can be written meanwhile. */
+  | { do: 'send'; files: Sending[]; record?: Manifest }
+  | { do: 'record'; record: Manifest }
+  | DocumentStage
+  /** The record first; then the files. */
+  | { do: 'remove'; files: string[]; record: Manifest };
+
+export type DocumentStage =
+  /** Remove documents. */
+  | { do: 'withdraw'; documents: string[] }
+  /** Give documents their names. */
+  | { do: 'publish'; documents: DocumentFacts[] };
+
+export interface PlanOptions {
+  /** Milliseconds since 1970. */
+  now: number;
+  /** For how long a file outlives the last document that named it, in milliseconds. */
+  grace: number;
+  /** The folder of the images, relative to the root. Nothing outside it is ever removed. */
+  images: string;
+  /** The name of the generation, for the record. */
+  generation: string;
+}
+
+/** What is to be done next so that the mirror becomes as wanted; `undefined` where it is. */
+export function nextStage(
+  wanted: Wanted,
+  present: Present,
+  options: PlanOptions,
+): Stage | undefined {
+  const missing = missingFiles(wanted.files, present.entries);
+  return (
+    check(missing, present) ??
+    retractIf(hasLost(present), missing, wanted, present) ??
+    send(missing, wanted, present) ??
+    retractIf(missing.size > 0, missing, wanted, present) ??
+    publish(wanted, present) ??
+    record(wanted, present, options) ??
+    remove(present, options)
+  );
+}
+
+/** The next step towards documents that may name only what is there; `undefined` where they are in place. */
+export function nextDocuments(
+  documents: readonly DocumentFacts[],
+  present: Pick<Present, 'documents'>,
+): DocumentStage | undefined {
+  const paths = new Set(documents.map(({ path }) => path));
+  const others = [...present.documents.keys()].filter((path) => !paths.has(path));
+  if (others.length > 0) return { do: 'withdraw', documents: others };
+  const isDue = ({ path, sha256 }: DocumentFacts) => present.documents.get(path) !== sha256;
+  const first = documents.find(isDue);
+  if (first === undefined) return undefined;
+  const group = documents.filter(({ path }) => plainName(path) === plainName(first.path));
+  return { do: 'publish', documents: group.filter(isDue) };
+}
+
+/** When the next file is due to be removed, in milliseconds since 1970. */
+export function nextRemoval(entries: Entries, { grace }: { grace: number }): number | undefined {
+  let earliest: number | undefined;
+  for (const { since } of entries.values()) {
+    if (since !== undefined) earliest = Math.min(earliest ?? since, since);
+  }
+  return earliest === undefined ? undefined : earliest + grace;
+}
+
+/** `images.json` and `images.json.gz` say the same: they are replaced at the same time. */
+function plainName(path: string): string {
+  return path.replace(/\.gz$/, '');
+}
+
+/** What is wanted and not there, or not with that content. */
+function missingFiles(files: Files, entries: Entries): Map<string, FileFacts> {
+  const missing = new Map<string, FileFacts>();
+  for (const [path, facts] of files) {
+    const entry = entries.get(path);
+    if (entry?.sha256 !== facts.sha256 || entry.size !== facts.size) missing.set(path, facts);
+  }
+  return missing;
+}
+
+function check(missing: Files, { entries }: Present): Stage | undefined {
+  const files = [...missing].flatMap(([path, facts]) => {
+    const entry = entries.get(path);
+    return entry !== undefined && entry.sha256 === undefined ? [{ path, ...facts }] : [];
+  });
+  return files.length > 0 ? { do: 'check', files } : undefined;
+}
+
+function hasLost({ named, entries }: Present): boolean {
+  for (const path of named) if (!entries.has(path)) return true;
+  return false;
+}
+
+function retractIf(
+  condition: boolean,
+  missing: Files,
+  wanted: Wanted,
+  present: Present,
+): Stage | undefined {
+  if (!condition) return undefined;
+  return takeBack(wanted, present) ?? { do: 'retract', missing: new Set(missing.keys()) };
+}
+
+/**
+ * Sends the newest versions first: where retention takes old ones away meanwhile, they need not be sent at all.
+ * Of files with one content the first is sent; when it is there, the others come from it.
+ */
+function send(missing: Files, wanted: Wanted, present: Present): Stage | undefined {
+  if (missing.size === 0) return undefined;
+  const sources = staying(wanted.files, present.entries);
+  const files = new Map<string, Sending>();
+  for (const [path, { size, sha256 }] of newestFirst(missing)) {
+    const hold = present.named.has(path) && present.entries.has(path);
+    if (files.has(sha256) || (hold && present.held.has(sha256))) continue;
+    const from = sources.get(`${sha256} ${size}`);
+    files.set(sha256, { path, size, sha256, hold, ...(from === undefined ? {} : { from }) });
+  }
+  if (files.size === 0) return undefined;
+  const taking = nextDocuments(wanted.documents, present) && takeBack(wanted, present);
+  return { do: 'send', files: [...files.values()], ...(taking && { record: taking.record }) };
+}
+
+/** Where the mirror has which content, in files that keep it while others are sent. */
+function staying(files: Files, entries: Entries): Map<string, string> {
+  const sources = new Map<string, string>();
+  for (const [path, { size, sha256 }] of entries) {
+    const becomes = files.get(path);
+    if (sha256 === undefined || (becomes !== undefined && becomes.sha256 !== sha256)) continue;
+    sources.set(`${sha256} ${size}`, path);
+  }
+  return sources;
+}
+
+/** The name of a version begins with its date, and is the folder of its files. */
+function newestFirst(files: Files): [string, FileFacts][] {
+  const version = (path: string) => path.split('/').at(-2) ?? '';
+  return [...files]
+    .map((file) => ({ file, version: version(file[0]) }))
+    .sort((a, b) => compareNames(b.version, a.version) || compareNames(a.file[0], b.file[0]))
+    .map(({ file }) => file);
+}
+
+function publish(wanted: Wanted, present: Present): Stage | undefined {
+  const next = nextDocuments(wanted.documents, present);
+  return next && (takeBack(wanted, present) ?? next);
+}
+
+/** Before documents change: what the manifest says of them holds no more, nor does the grace time of what they name. */
+function takeBack({ files }: Wanted, { recorded, entries }: Present): RecordStage | undefined {
+  if (recorded === undefined) return undefined;
+  const isNamedAgain = ([path, entry]: [string, Entry]) =>
+    entry.since !== undefined && files.has(path);
+  if (recorded.documents.length === 0 && ![...recorded.entries].some(isNamedAgain)) {
+    return undefined;
+  }
+  return { do: 'record', record: openRecord(files, { recorded, entries }) };
+}
+
+type RecordStage = Extract<Stage, { do: 'record' }>;
+
+/** What the manifest should say while the work goes on. */
+export function openRecord(
+  files: Files,
+  { recorded, entries }: Pick<Present, 'recorded' | 'entries'>,
+): Manifest {
+  const all = new Map<string, Entry>();
+  for (const [path, entry] of entries) all.set(path, files.has(path) ? named(entry) : entry);
+  return { generation: recorded?.generation, documents: [], entries: all };
+}
+
+/** What the manifest should say when all is done: what nothing names has been so since now, if not for longer. */
+function record(
+  { files, documents }: Wanted,
+  { entries, recorded }: Present,
+  { now, generation }: PlanOptions,
+): Stage | undefined {
+  const all = new Map<string, Entry>();
+  for (const [path, entry] of entries) {
+    const since = Math.min(entry.since ?? now, now);
+    all.set(path, files.has(path) ? named(entry) : { ...entry, since });
+  }
+  const next = { generation, documents, entries: all };
+  return isRecorded(next, recorded) ? undefined : { do: 'record', record: next };
+}
+
+/** Notes that the manifest now says `record`. */
+export function noteRecord(present: Present, record: Manifest): void {
+  present.recorded = record;
+  for (const [path, entry] of record.entries) {
+    const known = present.entries.get(path);
+    if (known?.size === entry.size && known.sha256 === entry.sha256) {
+      present.entries.set(path, entry);
+    }
+    if (entry.since !== undefined) present.named.delete(path);
+  }
+}
+
+function isRecorded(next: Manifest, recorded: Manifest | undefined): boolean {
+  if (recorded === undefined || next.generation !== recorded.generation) return false;
+  const texts = [next, recorded].map(({ documents }) =>
+    documents.map(({ path, sha256 }) => `${path} ${sha256}`).join('\n'),
+  );
+  return texts[0] === texts[1] && changesBetween(recorded.entries, next.entries).size === 0;
+}
+
+function named({ since, ...entry }: Entry): Entry {
+  return entry;
+}
+
+function remove(present: Present, { now, grace, images }: PlanOptions): Stage | undefined {
+  const { recorded, entries } = present;
+  const isDue = ([path, { since }]: [string, Entry]) =>
+    since !== undefined && now - since >= grace && isBelow(images, path);
+  const files = [...entries].filter(isDue).map(([path]) => path);
+  if (files.length === 0 || recorded === undefined) return undefined;
+  const kept = new Map(entries);
+  for (const path of files) kept.delete(path);
+  return { do: 'remove', files, record: { ...recorded, entries: kept } };
+}

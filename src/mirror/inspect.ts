@@ -1,0 +1,100 @@
+/** What stands on a mirror, whoever put it there, compared with what its manifest says. */
+import type { Files } from '../catalog/generation.js';
+import { type Entries, type Entry, isBelow } from '../catalog/manifest.js';
+import type { ListedEntry, Mirror, MirrorEntry, MirrorOptions } from './mirror.js';
+
+/** Deeper than any tree of images; against links that lead in a circle. */
+const deepest = 16;
+
+/** A file that was found. */
+export interface Found {
+  size: number;
+  /** Whole seconds since 1970. */
+  mtime: number;
+  /** Whether a symbolic link led to it. */
+  linked: boolean;
+}
+
+/**
+ * The files below `images`, by path. Links are followed.
+ *
+ * @throws ServerError as {@link Mirror.list}.
+ */
+export async function listFiles(
+  mirror: Mirror,
+  { images, signal }: MirrorOptions & { images: string },
+): Promise<Map<string, Found>> {
+  const settings = signal === undefined ? {} : { signal };
+  const files = new Map<string, Found>();
+  let folders = [{ path: images, linked: false }];
+  for (let depth = 0; folders.length > 0 && depth < deepest; depth++) {
+    const below: typeof folders = [];
+    const look = async ({ path, linked }: { path: string; linked: boolean }) => {
+      const entries = (await mirror.list(path, settings)) ?? [];
+      for (const entry of entries) await note(entry, { path, linked, below });
+    };
+    await inTurns(folders, mirror.parallel, look);
+    folders = below;
+  }
+  return files;
+
+  async function note(
+    entry: ListedEntry,
+    { path: folder, ...above }: { path: string; linked: boolean; below: typeof folders },
+  ): Promise<void> {
+    const path = `${folder}/${entry.name}`;
+    if (!isBelow(images, path)) return;
+    const linked = above.linked || entry.kind === 'link';
+    const what: MirrorEntry | undefined =
+      entry.kind === 'link' ? await mirror.stat(path, settings) : entry;
+    if (what?.kind === 'folder') above.below.push({ path, linked });
+    if (what?.kind === 'file') files.set(path, { size: what.size, mtime: what.mtime, linked });
+  }
+}
+
+/**
+ * What may be relied on of `entries`, now that `found` is known: the content of what is there no more, has
+ * another size, or was changed after the manifest was written, is not.
+ *
+ * What only a link leads to may be of use, but is not ours to remove.
+ *
+ * @param options.mtime of the manifest, in seconds since 1970 by the mirror's clock; absent: there is none.
+ */
+export function reconcile(
+  entries: Entries,
+  found: ReadonlyMap<string, Found>,
+  { wanted, mtime = Number.NEGATIVE_INFINITY }: { wanted: Files; mtime?: number | undefined },
+): Map<string, Entry> {
+  const all = new Map<string, Entry>();
+  for (const [path, file] of found) {
+    const entry = entries.get(path);
+    if (entry?.size === file.size && file.mtime <= mtime) all.set(path, entry);
+    else if (!file.linked || wanted.has(path)) {
+      all.set(path, { size: file.size, ...(entry?.since !== undefined && { since: entry.since }) });
+    }
+  }
+  return all;
+}
+
+/** Calls `work` for each of `items`, `count` at a time. After a failure no more are begun. */
+export async function inTurns<T>(
+  items: readonly T[],
+  count: number,
+  work: (item: T) => Promise<void>,
+): Promise<void> {
+  let next = 0;
+  let failed = false;
+  const worker = async () => {
+    while (next < items.length && !failed) {
+      try {
+        await work(items[next++] as T);
+      } catch (error) {
+        failed = true;
+        throw error;
+      }
+    }
+  };
+  const workers = Array.from({ length: Math.min(count, items.length) }, worker);
+  const results = await Promise.allSettled(workers);
+  for (const result of results) if (result.status === 'rejected') throw result.reason;
+}

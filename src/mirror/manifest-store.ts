@@ -1,0 +1,159 @@
+/** The manifest on a mirror: reads it whole or not at all, and writes no more of it than has changed. */
+import { createHash } from 'node:crypto';
+import {
+  type Changes,
+  changesBetween,
+  entriesOf,
+  headText,
+  type ListName,
+  largestHead,
+  largestList,
+  listText,
+  type Manifest,
+  ManifestError,
+  type Master,
+  parseHead,
+  parseList,
+  withChanges,
+} from '../catalog/manifest.js';
+import { ServerError } from '../errors.js';
+import type { Logger } from '../log.js';
+import type { Mirror, MirrorOptions } from './mirror.js';
+import { listPath, manifestPath } from './names.js';
+
+/** Keeps lists by their SHA-256, so that they are not read from mirrors again. May forget any. */
+export interface ListCache {
+  get(sha256: string): Promise<Buffer | undefined>;
+  set(sha256: string, bytes: Buffer): Promise<void>;
+}
+
+export interface ManifestStore {
+  /**
+   * Reads the manifest. Costs one short read where it is the one that was read or written last.
+   *
+   * @returns `isOurs` where it is just that; `undefined` where there is none that fits.
+   * @throws ServerError MIRROR_TAKEN where it is of another master.
+   */
+  load(options?: MirrorOptions): Promise<{ manifest: Manifest; isOurs: boolean } | undefined>;
+  /** Writes a manifest, and removes the lists that it no longer needs. The folder must be there. */
+  write(manifest: Manifest, options?: MirrorOptions): Promise<void>;
+  /** Lists that the manifest names; others are of no use. */
+  lists(): string[];
+}
+
+export interface ManifestStoreOptions {
+  mirror: Mirror;
+  master: Master;
+  /** The folder of the images, relative to the root. */
+  images: string;
+  /** Take a manifest of another master for ours. */
+  takeOver: boolean;
+  cache: ListCache;
+  log: Logger;
+}
+
+interface List extends ListName {
+  changes: Changes;
+}
+
+/** A manifest as it stands on the mirror. */
+interface Written {
+  text: string;
+  manifest: Manifest;
+  lists: readonly List[];
+  recent: Changes;
+}
+
+export function createManifestStore(options: ManifestStoreOptions): ManifestStore {
+  const { mirror, master, images, takeOver, cache, log } = options;
+  /** What is there; `maybe` where a write has failed, and nobody knows whether that is there in its place. */
+  let current: Written | undefined;
+  let maybe: Written | undefined;
+
+  return {
+    async load(settings = {}) {
+      const text = await read(manifestPath, { ...settings, maxBytes: largestHead });
+      const known = [current, maybe].find((each) => each?.text === text?.toString());
+      maybe = undefined;
+      if (known !== undefined) {
+        current = known;
+        return { manifest: known.manifest, isOurs: true };
+      }
+      current = undefined;
+      try {
+        current = text && (await interpret(text.toString(), settings));
+      } catch (error) {
+        if (!(error instanceof ManifestError)) throw error;
+        log.warn({ reason: error.message }, 'the manifest of the mirror is of no use');
+      }
+      return current && { manifest: current.manifest, isOurs: false };
+    },
+    async write(manifest, settings = {}) {
+      const before = maybe === undefined ? current : undefined;
+      const changes = changesBetween(before?.manifest.entries ?? new Map(), manifest.entries);
+      const layers = withChanges(before ?? { lists: [] as List[], recent: new Map() }, changes);
+      const lists = [...layers.lists];
+      if (layers.added !== undefined) lists.push(await writeList(layers.added, settings));
+      const head = { ...manifest, master, lists, recent: layers.recent };
+      const next = { text: headText(head), manifest, lists, recent: layers.recent };
+      const old = [...(current?.lists ?? []), ...(maybe?.lists ?? [])];
+      maybe = next;
+      await mirror.write(manifestPath, [Buffer.from(next.text)], settings);
+      maybe = undefined;
+      current = next;
+      const names = new Set(lists.map(({ sha256 }) => sha256));
+      const useless = old.filter(({ sha256 }) => !names.has(sha256));
+      await Promise.all(useless.map(({ sha256 }) => mirror.remove(listPath(sha256), settings)));
+    },
+    lists: () => [...(current?.lists ?? []), ...(maybe?.lists ?? [])].map(({ sha256 }) => sha256),
+  };
+
+  async function interpret(text: string, settings: MirrorOptions): Promise<Written> {
+    const head = parseHead(text, { images });
+    if (head.master.id !== master.id && !takeOver) {
+      throw new ServerError(
+        'MIRROR_TAKEN',
+        `The mirror belongs to another master, ${head.master.host} (${head.master.id})`,
+        { hint: 'give each master folders of its own on the mirror, or let this one take it over' },
+      );
+    }
+    const lists = await Promise.all(head.lists.map((name) => readList(name, settings)));
+    const entries = entriesOf([...lists.map(({ changes }) => changes), head.recent]);
+    const { generation, documents, recent } = head;
+    return { text, manifest: { generation, documents, entries }, lists, recent };
+  }
+
+  async function readList({ sha256, size }: ListName, settings: MirrorOptions): Promise<List> {
+    const kept = await cache.get(sha256);
+    const isKept = kept !== undefined && digest(kept) === sha256;
+    const bytes = isKept ? kept : await read(listPath(sha256), { ...settings, maxBytes: size });
+    if (bytes === undefined) throw new ManifestError('names a list that is not there');
+    if (!isKept && digest(bytes) !== sha256) throw new ManifestError('names a list that differs');
+    const changes = parseList(bytes.toString(), { images });
+    if (!isKept) await cache.set(sha256, bytes);
+    return { sha256, size: bytes.length, changes };
+  }
+
+  async function writeList(changes: Changes, settings: MirrorOptions): Promise<List> {
+    const bytes = Buffer.from(listText(changes));
+    if (bytes.length > largestList) throw new Error('the list of files has outgrown its limit');
+    const sha256 = digest(bytes);
+    await mirror.write(listPath(sha256), [bytes], settings);
+    await cache.set(sha256, bytes);
+    return { sha256, size: bytes.length, changes };
+  }
+
+  /** What is too large, or no file, does not fit. */
+  async function read(path: string, settings: Parameters<Mirror['read']>[1]) {
+    try {
+      return await mirror.read(path, settings);
+    } catch (error) {
+      if (error instanceof ServerError && error.code === 'MIRROR_DAMAGED') return undefined;
+      throw error;
+    }
+  }
+}
+
+function digest(bytes: Uint8Array): string {
+  return createHash('sha256').update(bytes).digest('hex');
+}
