@@ -21,25 +21,12 @@
  *
  * The manifest may at no moment claim too much either, as the next one to come believes it. So it takes back that
  * it knows the documents before they change, it stops a file's grace time before the file is named again, and it
- * forgets a file before that is removed.
+ * forgets a file before that is removed or gets other content.
  */
 import type { DocumentFacts, FileFacts, Files, Wanted } from './generation.js';
 import { changesBetween, type Entries, type Entry, isBelow, type Manifest } from './manifest.js';
+import type { Present } from './present.js';
 import { compareNames } from './tree.js';
-
-/** What is known of a mirror. Kept up to date by whoever works on it. */
-export interface Present {
-  /** Files, whole and under their own names. */
-  entries: Map<string, Entry>;
-  /** Every path that the documents there may name. */
-  named: Set<string>;
-  /** SHA-256 of the documents by path; '' where the content is not known. */
-  documents: Map<string, string>;
-  /** Content, by its SHA-256, that is held ready to get a name. */
-  held: Set<string>;
-  /** What the manifest there says; absent: there is none that fits. */
-  recorded: Manifest | undefined;
-}
 
 /** A file to be brought about. */
 export interface Sending extends FileFacts {
@@ -175,8 +162,17 @@ function send(missing: Files, wanted: Wanted, present: Present): Stage | undefin
     files.set(sha256, { path, size, sha256, hold, ...(from === undefined ? {} : { from }) });
   }
   if (files.size === 0) return undefined;
-  const taking = nextDocuments(wanted.documents, present) && takeBack(wanted, present);
-  return { do: 'send', files: [...files.values()], ...(taking && { record: taking.record }) };
+  const due = takeBack(wanted, present);
+  if (due !== undefined && [...files.values()].some((file) => isOverwriting(file, present))) {
+    return due;
+  }
+  const isDue = due !== undefined && nextDocuments(wanted.documents, present) !== undefined;
+  return { do: 'send', files: [...files.values()], ...(isDue && { record: due.record }) };
+}
+
+/** Whether the manifest speaks of what was at the file's path before. */
+function isOverwriting({ path, hold }: Sending, { recorded }: Present): boolean {
+  return !hold && recorded?.entries.has(path) === true;
 }
 
 /** Where the mirror has which content, in files that keep it while others are sent. */
@@ -204,15 +200,19 @@ function publish(wanted: Wanted, present: Present): Stage | undefined {
   return next && (takeBack(wanted, present) ?? next);
 }
 
-/** Before documents change: what the manifest says of them holds no more, nor does the grace time of what they name. */
+/** Takes back what the manifest says and will not hold: the documents, the grace time of files that are named again,
+ * and the content of files that get another. */
 function takeBack({ files }: Wanted, { recorded, entries }: Present): RecordStage | undefined {
   if (recorded === undefined) return undefined;
-  const isNamedAgain = ([path, entry]: [string, Entry]) =>
-    entry.since !== undefined && files.has(path);
-  if (recorded.documents.length === 0 && ![...recorded.entries].some(isNamedAgain)) {
-    return undefined;
-  }
+  const isDue = ([path, entry]: [string, Entry]) =>
+    isOther(files.get(path), entry) || (entry.since !== undefined && files.has(path));
+  if (recorded.documents.length === 0 && ![...recorded.entries].some(isDue)) return undefined;
   return { do: 'record', record: openRecord(files, { recorded, entries }) };
+}
+
+/** Whether a file has to become something else. */
+function isOther(facts: FileFacts | undefined, { sha256 }: Entry): boolean {
+  return facts !== undefined && sha256 !== undefined && sha256 !== facts.sha256;
 }
 
 type RecordStage = Extract<Stage, { do: 'record' }>;
@@ -223,7 +223,10 @@ export function openRecord(
   { recorded, entries }: Pick<Present, 'recorded' | 'entries'>,
 ): Manifest {
   const all = new Map<string, Entry>();
-  for (const [path, entry] of entries) all.set(path, files.has(path) ? named(entry) : entry);
+  for (const [path, entry] of entries) {
+    const facts = files.get(path);
+    if (!isOther(facts, entry)) all.set(path, facts ? named(entry) : entry);
+  }
   return { generation: recorded?.generation, documents: [], entries: all };
 }
 
@@ -240,18 +243,6 @@ function record(
   }
   const next = { generation, documents, entries: all };
   return isRecorded(next, recorded) ? undefined : { do: 'record', record: next };
-}
-
-/** Notes that the manifest now says `record`. */
-export function noteRecord(present: Present, record: Manifest): void {
-  present.recorded = record;
-  for (const [path, entry] of record.entries) {
-    const known = present.entries.get(path);
-    if (known?.size === entry.size && known.sha256 === entry.sha256) {
-      present.entries.set(path, entry);
-    }
-    if (entry.since !== undefined) present.named.delete(path);
-  }
 }
 
 function isRecorded(next: Manifest, recorded: Manifest | undefined): boolean {

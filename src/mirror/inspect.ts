@@ -1,19 +1,10 @@
-/** What stands on a mirror, whoever put it there, compared with what its manifest says. */
-import type { Files } from '../catalog/generation.js';
-import { type Entries, type Entry, isBelow } from '../catalog/manifest.js';
+/** What stands on a mirror, whoever put it there. */
+import { isBelow } from '../catalog/manifest.js';
+import type { Found } from '../catalog/present.js';
 import type { ListedEntry, Mirror, MirrorEntry, MirrorOptions } from './mirror.js';
 
 /** Deeper than any tree of images; against links that lead in a circle. */
 const deepest = 16;
-
-/** A file that was found. */
-export interface Found {
-  size: number;
-  /** Whole seconds since 1970. */
-  mtime: number;
-  /** Whether a symbolic link led to it. */
-  linked: boolean;
-}
 
 /**
  * The files below `images`, by path. Links are followed.
@@ -50,30 +41,6 @@ export async function listFiles(
     if (what?.kind === 'folder') above.below.push({ path, linked });
     if (what?.kind === 'file') files.set(path, { size: what.size, mtime: what.mtime, linked });
   }
-}
-
-/**
- * What may be relied on of `entries`, now that `found` is known: the content of what is there no more, has
- * another size, or was changed after the manifest was written, is not.
- *
- * What only a link leads to may be of use, but is not ours to remove.
- *
- * @param options.mtime of the manifest, in seconds since 1970 by the mirror's clock; absent: there is none.
- */
-export function reconcile(
-  entries: Entries,
-  found: ReadonlyMap<string, Found>,
-  { wanted, mtime = Number.NEGATIVE_INFINITY }: { wanted: Files; mtime?: number | undefined },
-): Map<string, Entry> {
-  const all = new Map<string, Entry>();
-  for (const [path, file] of found) {
-    const entry = entries.get(path);
-    if (entry?.size === file.size && file.mtime <= mtime) all.set(path, entry);
-    else if (!file.linked || wanted.has(path)) {
-      all.set(path, { size: file.size, ...(entry?.since !== undefined && { since: entry.since }) });
-    }
-  }
-  return all;
 }
 
 /** Calls `work` for each of `items`, `count` at a time. After a failure no more are begun. */

@@ -11,16 +11,15 @@ import {
   nextDocuments,
   nextRemoval,
   nextStage,
-  noteRecord,
   openRecord,
-  type Present,
   type Sending,
   type Stage,
 } from '../catalog/plan.js';
+import { type Found, noteRecord, type Present, recall } from '../catalog/present.js';
 import { ServerError } from '../errors.js';
 import type { Logger } from '../log.js';
 import type { Generation, GenerationDocument } from './generation.js';
-import { inTurns, listFiles, reconcile } from './inspect.js';
+import { inTurns, listFiles } from './inspect.js';
 import { createManifestStore, type ListCache } from './manifest-store.js';
 import { type Mirror, resumeWindow } from './mirror.js';
 import { folderOf, manifestPath, ownFolder, stagingFolder, stagingPath } from './names.js';
@@ -196,19 +195,9 @@ class Sync {
     }
     const manifest = loaded?.manifest;
     const isSettled = manifest !== undefined && manifest.documents.length > 0;
-    const present: Present = {
-      entries: new Map(manifest?.entries),
-      named: new Set(),
-      documents: knownDocuments(documents, manifest),
-      held: new Set(),
-      recorded: manifest,
-    };
-    if (documents.size > 0) {
-      for (const [path, { since }] of present.entries)
-        if (since === undefined) present.named.add(path);
-    }
-    if (!isSettled || settings.inspect || knowledge.unsure.size > 0)
-      await this.#inspect(present, generation);
+    const looksClosely = !isSettled || settings.inspect || knowledge.unsure.size > 0;
+    const tree = looksClosely ? await this.#inspect() : {};
+    const present = recall({ manifest, documents, wanted: generation.files, ...tree });
     await this.#tidy(generation);
     knowledge.present = present;
     knowledge.unsure.clear();
@@ -244,17 +233,13 @@ class Sync {
     return present;
   }
 
-  async #inspect(present: Present, { files }: Generation): Promise<void> {
+  async #inspect(): Promise<{ found: Map<string, Found>; mtime?: number }> {
     const { mirror, images } = this.#input;
     const [found, manifest] = await Promise.all([
       listFiles(mirror, { images, ...this.#signal }),
       mirror.stat(manifestPath, this.#signal),
     ]);
-    const mtime = present.recorded && manifest?.mtime;
-    const entries = reconcile(present.entries, found, { wanted: files, mtime });
-    present.entries = entries;
-    if (present.documents.size === 0) return;
-    for (const [path, { since }] of entries) if (since === undefined) present.named.add(path);
+    return { found, ...(manifest && { mtime: manifest.mtime }) };
   }
 
   /** Removes what earlier tries have left and nobody will use. */
@@ -380,8 +365,8 @@ class Sync {
     if (!present.held.has(sha256)) {
       const onBytes = (count: number) => this.#move(count);
       const bringing = bringContent(mirror, file, { openSource, signal, onBytes });
-      const [sent] = await bothDone(bringing, making);
-      this.#result.sent.bytes += sent;
+      await allDone([bringing, making]);
+      this.#result.sent.bytes += await bringing;
       present.held.add(sha256);
     } else this.#move(size);
     await making;
@@ -431,16 +416,15 @@ class Sync {
     }
     const due = new Set(stage.documents.map(({ path }) => path));
     const all = generation.documents.map((document) => this.#stage(document, documents));
-    await Promise.all(
-      generation.documents.map(async ({ path, sha256 }, index) => {
-        if (!due.has(path)) return;
-        await Promise.all([all[index], this.#folder(folderOf(path))]);
-        documents.set(path, '');
-        await mirror.rename(stagingPath(sha256), path, this.#signal);
-        this.#documents.delete(sha256);
-        documents.set(path, sha256);
-      }),
-    ).finally(() => Promise.allSettled(all));
+    const renaming = generation.documents.map(async ({ path, sha256 }, index) => {
+      if (!due.has(path)) return;
+      await Promise.all([all[index], this.#folder(folderOf(path))]);
+      documents.set(path, '');
+      await mirror.rename(stagingPath(sha256), path, this.#signal);
+      this.#documents.delete(sha256);
+      documents.set(path, sha256);
+    });
+    await allDone([...all, ...renaming]);
     const folders = new Set([...due].map(folderOf));
     await Promise.all([...folders].map((path) => mirror.sync(path, this.#signal)));
   }
@@ -533,20 +517,6 @@ class Sync {
 
 const ready = Promise.resolve();
 
-/** The documents that are there; their content is known where the manifest knows it and the size is that. */
-function knownDocuments(
-  found: ReadonlyMap<string, number>,
-  manifest: Manifest | undefined,
-): Map<string, string> {
-  const recorded = new Map(manifest?.documents.map((document) => [document.path, document]));
-  return new Map(
-    [...found].map(([path, size]) => {
-      const known = recorded.get(path);
-      return [path, known?.size === size ? known.sha256 : ''];
-    }),
-  );
-}
-
 /** What {@link Mirror.write} leaves where it is cut. */
 function isTemporary(name: string): boolean {
   return name.startsWith('.') && name.endsWith('.tmp');
@@ -557,10 +527,10 @@ function isOfSource(error: unknown): boolean {
   return error instanceof ServerError && error.code === 'SOURCE_CHANGED';
 }
 
-/** Both results, when both have ended. */
-async function bothDone<A, B>(a: Promise<A>, b: Promise<B>): Promise<[A, B]> {
-  await Promise.allSettled([a, b]);
-  return await Promise.all([a, b]);
+/** Resolves when all have ended, and rejects then if one has failed. */
+async function allDone(work: readonly Promise<unknown>[]): Promise<void> {
+  await Promise.allSettled(work);
+  await Promise.all(work);
 }
 
 /** Lets so many things go on at once, of so many bytes together; one alone may be larger than that. */
