@@ -90,7 +90,7 @@ const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const line = v.pipe(v.string(), v.minLength(1), v.maxLength(255), v.check(isPrintable));
 const anyPath = v.pipe(
   v.string(),
-  v.check((path) => isBelow('.', `./${path}`), 'not a path below the root'),
+  v.check((path) => isBelow('root', `root/${path}`), 'not a path below the root'),
 );
 
 const entryTuple = v.union([

@@ -156,7 +156,7 @@ class Sync {
         return { generation: generation.id, ...this.#result, again };
       }
       await this.#carryOut(stage, generation, present);
-      if (newest() !== generation) this.#input.knowledge.isLittered = true;
+      if (this.#isOld(generation)) this.#input.knowledge.isLittered = true;
     }
   }
 
@@ -278,7 +278,7 @@ class Sync {
     const { mirror } = this.#input;
     this.#begin('check', files);
     await inTurns(files, mirror.parallel, async ({ path, size, sha256 }) => {
-      if (this.#input.newest() !== generation) return;
+      if (this.#isOld(generation)) return;
       const onBytes = (count: number) => this.#move(count);
       const isWorthReading = entries.get(path)?.size === size;
       const there = isWorthReading
@@ -298,7 +298,7 @@ class Sync {
     generation: Generation,
     present: Present,
   ): Promise<void> {
-    const { mirror, newest, window = 4 * resumeWindow, recordEvery = 5000 } = this.#input;
+    const { mirror, window = 4 * resumeWindow, recordEvery = 5000 } = this.#input;
     this.#begin('send', files);
     await this.#folder(stagingFolder);
     const failures: unknown[] = [];
@@ -309,7 +309,7 @@ class Sync {
       failures.push(error);
       if (!isOfSource(error)) ending.abort(error);
     };
-    const isOver = () => signal.aborted || newest() !== generation;
+    const isOver = () => signal.aborted || this.#isOld(generation);
     const touched = new Set<string>();
 
     let recorded = performance.now();
@@ -351,7 +351,7 @@ class Sync {
     const [worst] = failures.filter((error) => !isOfSource(error));
     if (worst !== undefined) throw worst;
     await inTurns([...touched], mirror.parallel, (path) => mirror.sync(path, this.#signal));
-    if (failures.length > 0 && newest() === generation) throw failures[0];
+    if (failures.length > 0 && !this.#isOld(generation)) throw failures[0];
   }
 
   async #sendFile(
@@ -460,6 +460,10 @@ class Sync {
         path = folderOf(path);
       }
     });
+  }
+
+  #isOld({ id }: Generation): boolean {
+    return this.#input.newest().id !== id;
   }
 
   // Means

@@ -1,0 +1,399 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import fc from 'fast-check';
+import { ServerError } from '../../src/errors.js';
+import type { Generation } from '../../src/mirror/generation.js';
+import type { ListCache } from '../../src/mirror/manifest-store.js';
+import { resumeWindow } from '../../src/mirror/mirror.js';
+import { manifestPath, stagingFolder, stagingPath } from '../../src/mirror/names.js';
+import {
+  createReplicator,
+  type Replicator,
+  type ReplicatorOptions,
+} from '../../src/mirror/replicate.js';
+import {
+  generationOf,
+  type ImageTree,
+  liesOf,
+  pathOf,
+  paths,
+  sha256Of,
+  sourcesOf,
+} from '../support/image-generations.js';
+import { memoryLog } from '../support/memory-log.js';
+import { type MemoryMirror, memoryMirror } from '../support/memory-mirror.js';
+
+const hour = 3_600_000;
+const grace = 2 * hour;
+const master = { id: 'a3f0', host: 'master.example' };
+
+function memoryCache(): ListCache {
+  const lists = new Map<string, Buffer>();
+  return {
+    get: async (sha256) => lists.get(sha256),
+    set: async (sha256, bytes) => void lists.set(sha256, bytes),
+  };
+}
+
+/** A master process, as a mirror sees it. */
+function startMaster(
+  mirror: MemoryMirror,
+  tree: () => ImageTree,
+  options: Partial<ReplicatorOptions> = {},
+): Replicator {
+  return createReplicator({
+    mirror,
+    master,
+    images: 'images',
+    grace,
+    openSource: sourcesOf(tree),
+    cache: memoryCache(),
+    log: memoryLog().log,
+    ...options,
+  });
+}
+
+/** The files of the images on `mirror`. */
+function imagesOn({ files }: MemoryMirror): Record<string, string> {
+  const images = [...files].filter(([path]) => path.startsWith('images/'));
+  return Object.fromEntries(images.map(([path, { content }]) => [path, content.toString()]).sort());
+}
+
+function expected(tree: ImageTree): Record<string, string> {
+  return Object.fromEntries(
+    Object.entries(tree)
+      .map(([file, content]) => [pathOf(file), content])
+      .sort(),
+  );
+}
+
+function assertPublished(mirror: MemoryMirror, generation: Generation): void {
+  for (const { path, sha256 } of generation.documents) {
+    assert.equal(sha256Of(mirror.files.get(path)?.content ?? ''), sha256, path);
+  }
+  const documents = [...mirror.files.keys()].filter((path) => path.startsWith('streams/'));
+  assert.deepEqual(documents.sort(), generation.documents.map(({ path }) => path).sort());
+}
+
+function stagedOn({ files }: MemoryMirror): string[] {
+  return [...files.keys()].filter((path) => path.startsWith(stagingFolder));
+}
+
+const small: ImageTree = {
+  'x/20260101/lxd.tar.xz': 'meta 1',
+  'x/20260101/root.squashfs': 'root 1',
+  'x/20260102/lxd.tar.xz': 'meta 2',
+  'x/20260102/root.squashfs': 'root 2',
+  'y/20260101/lxd.tar.xz': 'meta 3',
+  'y/20260101/root.squashfs': 'root 1',
+};
+
+describe('a sync', () => {
+  test('makes an empty mirror the same as the master, and a second one does nothing', async () => {
+    const mirror = memoryMirror();
+    const generation = generationOf(small);
+    const replicator = startMaster(mirror, () => small);
+    const first = await replicator.sync(() => generation);
+    assert.deepEqual(imagesOn(mirror), expected(small));
+    assertPublished(mirror, generation);
+    assert.equal(first.sent.files, 6);
+    assert.equal(first.sent.bytes, 5 * 6, 'one content of two files is sent once');
+    assert.deepEqual(stagedOn(mirror), []);
+
+    for (const again of [replicator, startMaster(mirror, () => small)]) {
+      const before = { ...mirror.counts };
+      const { sent } = await again.sync(() => generation);
+      assert.deepEqual(sent, { files: 0, bytes: 0 });
+      assert.equal(mirror.counts.put, before.put);
+      assert.ok(mirror.counts.operations - before.operations <= 8, 'it takes a short look');
+    }
+  });
+
+  test('sends nothing that the mirror has under another name, however it can copy', async () => {
+    for (const means of [{}, { link: false }, { link: false, copy: false }]) {
+      const mirror = memoryMirror(means);
+      const before = { 'x/20260101/root.squashfs': 'root' };
+      const after = { 'y/20260102/root.squashfs': 'root' };
+      await startMaster(mirror, () => before).sync(() => generationOf(before));
+      const { sent } = await startMaster(mirror, () => after).sync(() => generationOf(after));
+      assert.deepEqual(sent, { files: 1, bytes: means.copy === false ? 4 : 0 });
+      assert.equal(imagesOn(mirror)[pathOf('y/20260102/root.squashfs')], 'root');
+    }
+  });
+
+  test('removes what is gone after the grace time, with the folders that are empty then', async () => {
+    let now = 1_000_000_000;
+    const mirror = memoryMirror();
+    const { 'x/20260102/lxd.tar.xz': _1, 'x/20260102/root.squashfs': _2, ...left } = small;
+    const replicator = startMaster(mirror, () => small, { now: () => now });
+    await replicator.sync(() => generationOf(small));
+    const generation = generationOf(left);
+    const { again } = await replicator.sync(() => generation);
+    assert.equal(again, now + grace);
+    now += grace - 1;
+    assert.equal((await replicator.sync(() => generation)).removed, 0);
+    assert.deepEqual(imagesOn(mirror), expected(small));
+    now += 1;
+    const restarted = startMaster(mirror, () => small, { now: () => now });
+    const last = await restarted.sync(() => generation);
+    assert.deepEqual([last.removed, last.again], [2, undefined]);
+    assert.deepEqual(imagesOn(mirror), expected(left));
+    assert.equal(mirror.folders.has('images/demo/x/amd64/default/20260102'), false);
+    assert.equal(mirror.folders.has('images/demo/x/amd64/default/20260101'), true);
+  });
+
+  test('goes on with what an earlier try has left, and reads it before it is used', async () => {
+    const root = 'r'.repeat(resumeWindow + 100_000);
+    const tree = { 'x/20260101/root.squashfs': root };
+    for (const left of [root.slice(0, -10), `!${root.slice(1, -10)}`]) {
+      const mirror = memoryMirror();
+      mirror.folders.add('.lxd-image-server').add(stagingFolder);
+      mirror.files.set(stagingPath(sha256Of(root)), { content: Buffer.from(left), mtime: 0 });
+      await startMaster(mirror, () => tree).sync(() => generationOf(tree));
+      assert.deepEqual(imagesOn(mirror), expected(tree));
+      const documents = generationOf(tree).documents.reduce((sum, { size }) => sum + size, 0);
+      const again = left.startsWith('!') ? root.length : 0;
+      assert.ok(mirror.counts.hashed >= root.length, 'the mirror was asked what it has');
+      assert.equal(mirror.counts.put, resumeWindow + 10 + again + documents, left.slice(0, 2));
+    }
+  });
+
+  test('adopts files that are there already, once it has read them', async () => {
+    const mirror = memoryMirror();
+    const tree = { 'x/20260101/a': 'one', 'x/20260101/b': 'two', 'x/20260101/c': 'three' };
+    const folder = 'images/demo/x/amd64/default/20260101';
+    for (const [name, content] of [
+      ['a', 'one'],
+      ['b', 'TWO'],
+    ] as const) {
+      mirror.files.set(`${folder}/${name}`, { content: Buffer.from(content), mtime: 1 });
+    }
+    for (let path = folder; path !== ''; path = path.slice(0, Math.max(0, path.lastIndexOf('/')))) {
+      mirror.folders.add(path);
+    }
+    const { adopted, sent } = await startMaster(mirror, () => tree).sync(() => generationOf(tree));
+    assert.deepEqual([adopted, sent.files], [1, 2]);
+    assert.deepEqual(imagesOn(mirror), expected(tree));
+  });
+
+  test('is refused by a mirror of another master, which is named, unless it takes over', async () => {
+    const mirror = memoryMirror();
+    await startMaster(mirror, () => small).sync(() => generationOf(small));
+    const other = { id: 'b7', host: 'other.example' };
+    const refused = startMaster(mirror, () => small, { master: other });
+    const before = new Map(mirror.files);
+    await assert.rejects(
+      refused.sync(() => generationOf({})),
+      (error) => {
+        assert.ok(error instanceof ServerError);
+        assert.equal(error.code, 'MIRROR_TAKEN');
+        assert.match(error.message, /another master, master\.example \(a3f0\)/);
+        return true;
+      },
+    );
+    assert.deepEqual(mirror.files, before);
+    await startMaster(mirror, () => small, { master: other, takeOver: true }).sync(() =>
+      generationOf({}),
+    );
+    assertPublished(mirror, generationOf({}));
+  });
+
+  const manifests: [title: string, manifest: string][] = [
+    ['is cut short', '{"format":1'],
+    ['is empty', ''],
+    ['is of another format', '{"format":2}'],
+    ['is too large', ' '.repeat(3_000_000)],
+    ['leaves the images', manifestWith({ recent: [['etc/passwd', 1, '']] })],
+    ['leaves the root', manifestWith({ recent: [['images/../../etc/passwd', 1, '']] })],
+    ['names a list that is not there', manifestWith({ lists: [['0'.repeat(64), 10]] })],
+    ['names a list of absurd size', manifestWith({ lists: [['0'.repeat(64), 2 ** 52]] })],
+  ];
+  for (const [title, manifest] of manifests) {
+    test(`looks for itself where the manifest ${title}`, async () => {
+      const mirror = memoryMirror();
+      await startMaster(mirror, () => small).sync(() => generationOf(small));
+      mirror.files.set(manifestPath, { content: Buffer.from(manifest), mtime: mirror.clock });
+      const { adopted, sent } = await startMaster(mirror, () => small).sync(() =>
+        generationOf(small),
+      );
+      assert.deepEqual([adopted, sent.files], [6, 0]);
+      const { adopted: again } = await startMaster(mirror, () => small).sync(() =>
+        generationOf(small),
+      );
+      assert.equal(again, 0);
+    });
+  }
+
+  test('says that a file is not what was published, after it has sent all others', async () => {
+    for (const change of [
+      { 'x/20260102/root.squashfs': 'ROOT 2' },
+      { 'x/20260102/root.squashfs': 'longer than before' },
+    ]) {
+      const mirror = memoryMirror({ changed: () => assert.deepEqual(liesOf(mirror.files), []) });
+      const now = { ...small, ...change };
+      const replicator = startMaster(mirror, () => now);
+      await assert.rejects(
+        replicator.sync(() => generationOf(small)),
+        (error) => error instanceof ServerError && error.code === 'SOURCE_CHANGED',
+      );
+      assert.equal(mirror.files.has(paths.images), false);
+      const before = mirror.counts.put;
+      await replicator.sync(() => generationOf(now));
+      assert.deepEqual(imagesOn(mirror), expected(now));
+      const documents = generationOf(now).documents.reduce((sum, { size }) => sum + size, 0);
+      const changed = change['x/20260102/root.squashfs'].length;
+      assert.equal(mirror.counts.put - before, changed + documents, 'all else was there');
+    }
+  });
+
+  test('turns to a newer generation at the next file', async () => {
+    const many = Object.fromEntries(
+      Array.from({ length: 50 }, (_, n) => [`x/20260101/file${n}`, `content ${n}`]),
+    );
+    const next = { 'x/20260102/root.squashfs': 'newest' };
+    let newest = generationOf(many);
+    let began = 0;
+    const mirror = memoryMirror({
+      parallel: 4,
+      fault: (when, operation, path) => {
+        if (when === 'after' && operation === 'rename' && path.includes('20260101')) began += 1;
+        if (began === 3) newest = generationOf(next);
+      },
+    });
+    await startMaster(mirror, () => ({ ...many, ...next })).sync(() => newest);
+    assertPublished(mirror, generationOf(next));
+    assert.ok(began <= 3 + 4, `${began} files of the old generation were named`);
+    assert.deepEqual(stagedOn(mirror), []);
+  });
+
+  test('ends with the reason when it is aborted', async () => {
+    const ending = new AbortController();
+    const reason = new Error('shutting down');
+    const mirror = memoryMirror({ fault: () => ending.abort(reason) });
+    const sync = startMaster(mirror, () => small).sync(() => generationOf(small), {
+      signal: ending.signal,
+    });
+    await assert.rejects(sync, reason);
+  });
+
+  test('tells how far it is', async () => {
+    const mirror = memoryMirror();
+    const seen: string[] = [];
+    await startMaster(mirror, () => small).sync(() => generationOf(small), {
+      onProgress: ({ stage, files, bytes }) => {
+        assert.ok(files.done <= files.total && bytes.done <= bytes.total);
+        if (files.total > 0 && files.done === files.total) {
+          seen.push(`${stage} ${files.total} ${bytes.done}`);
+        }
+      },
+    });
+    assert.deepEqual([...new Set(seen)], ['send 5 30', 'send 1 6']);
+  });
+});
+
+function manifestWith(change: object): string {
+  const head = { format: 1, master, documents: [], lists: [], recent: [] };
+  return JSON.stringify({ ...head, ...change });
+}
+
+/** What is on the master, one after the other: versions come, go, come again, are replaced, swap their content. */
+const history: ImageTree[] = [
+  small,
+  { ...small, 'x/20260103/root.squashfs': 'root 3', 'y/20260103/root.squashfs': 'root 2' },
+  { ...small, 'x/20260101/root.squashfs': 'ROOT 1', 'x/20260102/root.squashfs': 'root 1' },
+  { 'x/20260102/root.squashfs': 'root 2', 'x/20260101/root.squashfs': 'root 1' },
+  { 'x/20260102/root.squashfs': 'root 1', 'x/20260101/root.squashfs': 'root 2' },
+  {},
+  { ...small, 'x/20260104/root.squashfs': '' },
+];
+
+const lost = () => new ServerError('MIRROR_DOWN', 'The connection is lost', { hint: 'try again' });
+
+/** Goes through the history, with a fault at change `at` and at every `every`th after that. */
+async function goThrough(options: {
+  at: number;
+  every: number;
+  when: 'before' | 'after';
+  restarts: boolean;
+}): Promise<{ faults: number }> {
+  let changes = 0;
+  let faults = 0;
+  let isQuiet = false;
+  const mirror = memoryMirror({
+    changed: () => assert.deepEqual(liesOf(mirror.files), []),
+    fault: (when) => {
+      if (when !== options.when || isQuiet) return;
+      changes += 1;
+      const after = changes - options.at;
+      if (after === 0 || (after > 0 && options.every > 0 && after % options.every === 0)) {
+        faults += 1;
+        throw lost();
+      }
+    },
+  });
+  let now = 1_000_000_000;
+  let tree = small;
+  const settings = { now: () => now, recordEvery: 0 };
+  let replicator = startMaster(mirror, () => tree, settings);
+  const settle = async (generation: Generation) => {
+    for (let tries = 0; ; tries++) {
+      assert.ok(tries < 1000, 'it comes to an end');
+      try {
+        return await replicator.sync(() => generation);
+      } catch (error) {
+        assert.ok(error instanceof ServerError && error.code === 'MIRROR_DOWN', String(error));
+        mirror.clock += 1;
+        if (options.restarts) replicator = startMaster(mirror, () => tree, settings);
+      }
+    }
+  };
+  for (const next of history) {
+    tree = next;
+    const generation = generationOf(next);
+    await settle(generation);
+    assertPublished(mirror, generation);
+    now += grace / 3;
+  }
+  isQuiet = true;
+  for (let round = 0; round < 2; round++) {
+    await replicator.sync(() => generationOf(tree), { inspect: true });
+    now += grace;
+  }
+  await replicator.sync(() => generationOf(tree));
+  assert.deepEqual(imagesOn(mirror), expected(tree));
+  assert.deepEqual(stagedOn(mirror), []);
+  return { faults };
+}
+
+describe('whatever fails', () => {
+  for (const when of ['before', 'after'] as const) {
+    for (const restarts of [false, true]) {
+      const title = `${when} the change, ${restarts ? 'in a new process' : 'in the same process'}`;
+      test(`at every single step, ${title}: no lie is seen, and the mirror converges`, async () => {
+        let at = 1;
+        for (; ; at++) {
+          const { faults } = await goThrough({ at, every: 0, when, restarts });
+          if (faults === 0) break;
+        }
+        assert.ok(at > 100, `there were ${at} steps`);
+      });
+    }
+  }
+
+  test('again and again: no lie is seen, and the mirror converges', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.record({
+          at: fc.integer({ min: 1, max: 60 }),
+          every: fc.integer({ min: 40, max: 100 }),
+          when: fc.constantFrom('before' as const, 'after' as const),
+          restarts: fc.boolean(),
+        }),
+        async (options) => {
+          await goThrough(options);
+        },
+      ),
+      { numRuns: 60 },
+    );
+  });
+});
