@@ -354,6 +354,30 @@ describe('the stages', () => {
     assert.equal(stage.record.entries.has(at('20260101')), false);
   });
 
+  test('have the manifest forget a file before its name gets other content', () => {
+    const mirror = modelMirror();
+    stagesTo(mirror, plain([[at('20260101'), 'a1']]));
+    stagesTo(mirror, plain([]));
+    const wanted = plain([[at('20260101'), 'b1']]);
+    const stages = stagesTo(mirror, wanted, mirror.look(wanted, false));
+    assert.deepEqual(kinds(stages), ['record', 'send', 'publish', 'record']);
+    const [first] = stages;
+    assert.ok(first?.do === 'record');
+    assert.equal(first.record.entries.size, 0);
+  });
+
+  test('remove what nobody knows of after the grace time, and take no document back for that', () => {
+    const mirror = modelMirror();
+    const wanted = plain([[at('20260101'), 'a1']]);
+    stagesTo(mirror, wanted);
+    mirror.files.set(at('20260102'), { content: 'c2', mtime: 1 });
+    const present = mirror.look(wanted, true);
+    assert.deepEqual(kinds(stagesTo(mirror, wanted, present)), ['record']);
+    for (let second = 0; second < grace / 1000; second++) mirror.tick();
+    assert.deepEqual(kinds(stagesTo(mirror, wanted, present)), ['remove']);
+    assert.deepEqual([...mirror.files.keys()], [at('20260101')]);
+  });
+
   test('take away compressed documents that nobody keeps up to date before they replace the others', () => {
     const mirror = modelMirror();
     stagesTo(mirror, modelGeneration(new Map([[at('20260101'), 'a1']]), { gzip: true }));

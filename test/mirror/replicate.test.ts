@@ -246,6 +246,101 @@ describe('a sync', () => {
     }
   });
 
+  test('puts documents back that someone has removed, cut or added', async () => {
+    const generation = generationOf(small);
+    const plainOnly = generationOf(small, { gzip: false });
+    const harms: [Generation, (mirror: MemoryMirror) => void][] = [
+      [generation, ({ files }) => files.delete(paths.index)],
+      [generation, ({ files }) => files.set(paths.images, { content: Buffer.from(''), mtime: 0 })],
+      [
+        plainOnly,
+        ({ files }) => files.set(`${paths.images}.gz`, { content: Buffer.from('x'), mtime: 0 }),
+      ],
+    ];
+    for (const [wanted, harm] of harms) {
+      for (const restarts of [false, true]) {
+        const mirror = memoryMirror();
+        const replicator = startMaster(mirror, () => small);
+        await replicator.sync(() => wanted);
+        harm(mirror);
+        const next = restarts ? startMaster(mirror, () => small) : replicator;
+        const { sent } = await next.sync(() => wanted);
+        assert.equal(sent.files, 0);
+        assertPublished(mirror, wanted);
+      }
+    }
+  });
+
+  test('mends files that were changed by hand, when it looks closely', async () => {
+    const mirror = memoryMirror();
+    await startMaster(mirror, () => small).sync(() => generationOf(small));
+    const [a = '', b = '', c = ''] = Object.keys(imagesOn(mirror));
+    mirror.clock += 1;
+    mirror.files.delete(a);
+    mirror.files.set(b, { content: Buffer.from('longer than before'), mtime: mirror.clock });
+    mirror.files.set(c, { content: Buffer.from('meta X'), mtime: mirror.clock });
+    const { sent } = await startMaster(mirror, () => small).sync(() => generationOf(small), {
+      inspect: true,
+    });
+    assert.equal(sent.files, 3);
+    assert.deepEqual(imagesOn(mirror), expected(small));
+    assertPublished(mirror, generationOf(small));
+  });
+
+  test('records what it has sent while it goes on, so that a new process need not send it', async () => {
+    const many = Object.fromEntries(
+      Array.from({ length: 20 }, (_, n) => [`x/20260101/file${n}`, `content ${n}`]),
+    );
+    let named = 0;
+    const mirror = memoryMirror({
+      parallel: 1,
+      fault: (when, operation, path) => {
+        if (when === 'after' && operation === 'rename' && path.startsWith('images/')) named += 1;
+        if (named === 15) throw lost();
+      },
+    });
+    const settings = { recordEvery: 0 };
+    await assert.rejects(startMaster(mirror, () => many, settings).sync(() => generationOf(many)));
+    named = 100;
+    mirror.clock += 1;
+    const last = await startMaster(mirror, () => many).sync(() => generationOf(many));
+    assert.equal(last.sent.files, 5);
+    assert.ok(last.adopted >= 1 && last.adopted < 15, `${last.adopted} had to be read`);
+  });
+
+  test('leaves nothing behind that it does not need: lists, and what writing was cut in', async () => {
+    const many = Object.fromEntries(
+      Array.from({ length: 450 }, (_, n) => [`x/20260101/file${n}`, `content ${n}`]),
+    );
+    const mirror = memoryMirror();
+    const own = () =>
+      [...mirror.files.keys()].filter((path) => path.startsWith('.lxd-image-server/')).sort();
+    await startMaster(mirror, () => many, { recordEvery: 0 }).sync(() => generationOf(many));
+    const before = own();
+    assert.ok(before.length >= 2 && before.length <= 4, `${before}`);
+    const leftovers = ['.manifest.json.a1.tmp', `files-${'0'.repeat(64)}.json`, 'staging/abc'];
+    for (const name of leftovers) {
+      mirror.files.set(`.lxd-image-server/${name}`, { content: Buffer.from('x'), mtime: 0 });
+    }
+    await startMaster(mirror, () => many).sync(() => generationOf(many));
+    assert.deepEqual(own(), before);
+  });
+
+  test('does not use a list whose content is not what the manifest says', async () => {
+    const many = Object.fromEntries(
+      Array.from({ length: 250 }, (_, n) => [`x/20260101/file${n}`, `content ${n}`]),
+    );
+    const mirror = memoryMirror();
+    await startMaster(mirror, () => many).sync(() => generationOf(many));
+    const list = [...mirror.files.keys()].find((path) => path.includes('/files-')) ?? '';
+    const content = Buffer.from(
+      String(mirror.files.get(list)?.content).replace('/file7"', '/file!"'),
+    );
+    mirror.files.set(list, { content, mtime: mirror.clock });
+    const { adopted, sent } = await startMaster(mirror, () => many).sync(() => generationOf(many));
+    assert.deepEqual([adopted, sent.files], [250, 0]);
+  });
+
   test('turns to a newer generation at the next file', async () => {
     const many = Object.fromEntries(
       Array.from({ length: 50 }, (_, n) => [`x/20260101/file${n}`, `content ${n}`]),
