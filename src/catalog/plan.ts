@@ -200,13 +200,17 @@ function publish(wanted: Wanted, present: Present): Stage | undefined {
   return next && (takeBack(wanted, present) ?? next);
 }
 
-/** Takes back what the manifest says and will not hold: the documents, the grace time of files that are named again,
- * and the content of files that get another. */
+/**
+ * Takes back what the manifest says and will not hold: the documents, the grace time of files that are named again,
+ * and the content of files that get another.
+ */
 function takeBack({ files }: Wanted, { recorded, entries }: Present): RecordStage | undefined {
   if (recorded === undefined) return undefined;
-  const isDue = ([path, entry]: [string, Entry]) =>
-    isOther(files.get(path), entry) || (entry.since !== undefined && files.has(path));
-  if (recorded.documents.length === 0 && ![...recorded.entries].some(isDue)) return undefined;
+  let isDue = recorded.documents.length > 0;
+  for (const [path, entry] of recorded.entries) {
+    isDue ||= isOther(files.get(path), entry) || (entry.since !== undefined && files.has(path));
+  }
+  if (!isDue) return undefined;
   return { do: 'record', record: openRecord(files, { recorded, entries }) };
 }
 
@@ -238,8 +242,7 @@ function record(
 ): Stage | undefined {
   const all = new Map<string, Entry>();
   for (const [path, entry] of entries) {
-    const since = Math.min(entry.since ?? now, now);
-    all.set(path, files.has(path) ? named(entry) : { ...entry, since });
+    all.set(path, files.has(path) ? named(entry) : unnamed(entry, now));
   }
   const next = { generation, documents, entries: all };
   return isRecorded(next, recorded) ? undefined : { do: 'record', record: next };
@@ -253,15 +256,24 @@ function isRecorded(next: Manifest, recorded: Manifest | undefined): boolean {
   return texts[0] === texts[1] && changesBetween(recorded.entries, next.entries).size === 0;
 }
 
-function named({ since, ...entry }: Entry): Entry {
-  return entry;
+function named(entry: Entry): Entry {
+  if (entry.since === undefined) return entry;
+  const { since, ...rest } = entry;
+  return rest;
+}
+
+/** A time to come is from before the clock was set back. */
+function unnamed(entry: Entry, now: number): Entry {
+  const { since = now } = entry;
+  return since === entry.since && since <= now ? entry : { ...entry, since: Math.min(since, now) };
 }
 
 function remove(present: Present, { now, grace, images }: PlanOptions): Stage | undefined {
   const { recorded, entries } = present;
-  const isDue = ([path, { since }]: [string, Entry]) =>
-    since !== undefined && now - since >= grace && isBelow(images, path);
-  const files = [...entries].filter(isDue).map(([path]) => path);
+  const files: string[] = [];
+  for (const [path, { since }] of entries) {
+    if (since !== undefined && now - since >= grace && isBelow(images, path)) files.push(path);
+  }
   if (files.length === 0 || recorded === undefined) return undefined;
   const kept = new Map(entries);
   for (const path of files) kept.delete(path);

@@ -341,6 +341,25 @@ describe('a sync', () => {
     assert.deepEqual([adopted, sent.files], [250, 0]);
   });
 
+  test('believes a source that knows its hash, and refuses one that knows another', async () => {
+    const tree = { 'x/20260101/root.squashfs': 'root' };
+    for (const [known, isGood] of [
+      ['root', true],
+      ['else', false],
+    ] as const) {
+      const mirror = memoryMirror();
+      const open = sourcesOf(() => tree);
+      const openSource = async (path: string) => ({
+        ...(await open(path)),
+        sha256: sha256Of(known),
+      });
+      const sync = startMaster(mirror, () => tree, { openSource }).sync(() => generationOf(tree));
+      if (isGood) await sync;
+      else await assert.rejects(sync, (error) => (error as ServerError).code === 'SOURCE_CHANGED');
+      assert.deepEqual(imagesOn(mirror), isGood ? expected(tree) : {});
+    }
+  });
+
   test('turns to a newer generation at the next file', async () => {
     const many = Object.fromEntries(
       Array.from({ length: 50 }, (_, n) => [`x/20260101/file${n}`, `content ${n}`]),
@@ -488,7 +507,7 @@ describe('whatever fails', () => {
           await goThrough(options);
         },
       ),
-      { numRuns: 60 },
+      { numRuns: 60, endOnFailure: true },
     );
   });
 });
