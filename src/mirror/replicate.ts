@@ -4,6 +4,7 @@
  * looked at again.
  */
 
+import { setMaxListeners } from 'node:events';
 import type { Wanted } from '../catalog/generation.js';
 import type { Manifest, Master } from '../catalog/manifest.js';
 import {
@@ -139,7 +140,9 @@ class Sync {
 
   constructor(input: SyncInput) {
     this.#input = input;
-    this.#signal = input.settings.signal === undefined ? {} : { signal: input.settings.signal };
+    const { signal } = input.settings;
+    this.#signal = signal === undefined ? {} : { signal };
+    if (signal !== undefined) setMaxListeners(0, signal);
   }
 
   async run(): Promise<SyncResult> {
@@ -305,6 +308,8 @@ class Sync {
     const ending = new AbortController();
     const signals = [ending.signal, ...(this.#signal.signal ? [this.#signal.signal] : [])];
     const signal = AbortSignal.any(signals);
+    // Every operation under way listens.
+    setMaxListeners(0, signal);
     const fail = (error: unknown) => {
       failures.push(error);
       if (!isOfSource(error)) ending.abort(error);
@@ -366,7 +371,9 @@ class Sync {
       const onBytes = (count: number) => this.#move(count);
       const bringing = bringContent(mirror, file, { openSource, signal, onBytes });
       await allDone([bringing, making]);
-      this.#result.sent.bytes += await bringing;
+      // Others add to it meanwhile.
+      const sent = await bringing;
+      this.#result.sent.bytes += sent;
       present.held.add(sha256);
     } else this.#move(size);
     await making;
