@@ -494,6 +494,30 @@ describe('whatever fails', () => {
     }
   }
 
+  test('the manifest vouches for no documents while they change, though its own change was not acknowledged', async () => {
+    let isLost = false;
+    let changes = 0;
+    const mirror = memoryMirror({
+      fault: (when, operation, path) => {
+        const manifest = String(mirror.files.get(manifestPath)?.content ?? '{"documents":[]}');
+        const { documents } = JSON.parse(manifest) as { documents: unknown[] };
+        if (when === 'before' && operation === 'rename' && path.startsWith('streams/')) {
+          assert.deepEqual(documents, []);
+          changes += 1;
+        }
+        if (when === 'after' && path === manifestPath && documents.length > 0 && !isLost) {
+          isLost = true;
+          throw lost();
+        }
+      },
+    });
+    const replicator = startMaster(mirror, () => small);
+    await assert.rejects(replicator.sync(() => generationOf(small)));
+    await replicator.sync(() => generationOf({}));
+    assertPublished(mirror, generationOf({}));
+    assert.equal(changes, 8);
+  });
+
   test('again and again: no lie is seen, and the mirror converges', async () => {
     await fc.assert(
       fc.asyncProperty(
