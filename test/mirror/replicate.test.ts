@@ -518,6 +518,46 @@ describe('whatever fails', () => {
     assert.equal(changes, 8);
   });
 
+  test('a removal that was cut is gone on with, without another look at the tree', async () => {
+    let now = 1_000_000_000;
+    let removals = 0;
+    const mirror = memoryMirror({
+      parallel: 1,
+      fault: (when, operation, path) => {
+        if (when !== 'before' || operation !== 'remove' || !path.startsWith('images/')) return;
+        if (++removals === 3) throw lost();
+      },
+    });
+    const replicator = startMaster(mirror, () => small, { now: () => now });
+    await replicator.sync(() => generationOf(small));
+    await replicator.sync(() => generationOf({}));
+    now += grace;
+    await assert.rejects(replicator.sync(() => generationOf({})));
+    assert.equal(Object.keys(imagesOn(mirror)).length, 4);
+    await replicator.sync(() => generationOf({}));
+    assert.deepEqual(imagesOn(mirror), {});
+  });
+
+  test('a generation that was named in part is reckoned with by the next', async () => {
+    let changes = 0;
+    const mirror = memoryMirror({
+      changed: () => assert.deepEqual(liesOf(mirror.files), []),
+      fault: (when, _operation, path) => {
+        if (when === 'after' && path === paths.images && ++changes === 2) throw lost();
+      },
+    });
+    let tree: ImageTree = small;
+    const replicator = startMaster(mirror, () => tree);
+    await replicator.sync(() => generationOf(tree, { gzip: false }));
+    for (const content of ['first', 'other']) {
+      tree = { ...small, 'x/20260104/root.squashfs': content };
+      const sync = replicator.sync(() => generationOf(tree, { gzip: false }));
+      if (content === 'first') await assert.rejects(sync);
+      else await sync;
+    }
+    assert.deepEqual(imagesOn(mirror), expected(tree));
+  });
+
   test('again and again: no lie is seen, and the mirror converges', async () => {
     await fc.assert(
       fc.asyncProperty(
