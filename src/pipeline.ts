@@ -5,6 +5,7 @@ import { join, relative } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { resolveAliases, withoutTwins } from './catalog/aliases.js';
 import type { CatalogueOptions } from './catalog/completeness.js';
+import { createDeparted } from './catalog/departed.js';
 import { createImagesDocumentBuilder, type ProductEntry } from './catalog/images-document.js';
 import type { ProductHead } from './catalog/product.js';
 import {
@@ -16,7 +17,7 @@ import {
   withoutDigests,
 } from './catalog/record.js';
 import { indexText, newest } from './catalog/streams.js';
-import { compareNames, type Problem } from './catalog/tree.js';
+import { compareNames, type Problem, productPath } from './catalog/tree.js';
 import { digestProducts } from './digesting.js';
 import { imagesFolder, imagesFolderError } from './disk/images-folder.js';
 import type { Pool } from './disk/pool.js';
@@ -107,6 +108,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
   let isSaved = true;
   /** Whether what is remembered is to be read again, and was not given up yet. */
   let rebuilding = false;
+  const departed = createDeparted();
   let admitted: Admitted | undefined;
   /** What lies above the products and cannot be published. */
   let above: Problem[] = [];
@@ -116,6 +118,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       const clock = stopwatch();
       onStage('scan', 0);
       rebuilding ||= rebuild;
+      if (rebuilding) departed.forget();
       const imagesDir = await imagesFolder(paths.images);
       const folders = last === undefined || rebuilding ? undefined : where.folders;
       const keeping = rebuilding ? withoutReading(last) : (last ?? store.load());
@@ -159,10 +162,22 @@ export function createPipeline(options: PipelineOptions): Pipeline {
   ): Promise<Scan> {
     const records = Promise.resolve(keeping).then((kept) => kept.records);
     const options = { imagesDir, pool, folders, signal, problems: above };
-    return await scanTree(records, options).catch((error: unknown) => {
+    const scan = await scanTree(records, options).catch((error: unknown) => {
       const isOfSystem = !(error instanceof ServerError) && systemCode(error) !== undefined;
       throw isOfSystem ? imagesFolderError(imagesDir, error) : error;
     });
+    followMoves(scan, await records);
+    return scan;
+  }
+
+  /** Gives files of `scan` what is known of them under the places in `records` from which they have gone. */
+  function followMoves({ unchanged, changed }: Scan, records: Kept['records']): void {
+    const folders = new Map(changed.map(({ folder }) => [productPath(folder), folder]));
+    const same = new Set(unchanged.map(({ path }) => path));
+    for (const record of records.values()) {
+      if (!same.has(record.path)) departed.note(record, folders.get(record.path));
+    }
+    for (const folder of folders.values()) departed.recall(folder);
   }
 
   /**

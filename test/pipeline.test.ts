@@ -16,7 +16,7 @@ import {
   writeFile,
 } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { after, describe, type TestContext, test } from 'node:test';
 import { parseImages } from '../src/catalog/published.js';
 import { createPool, type Pool } from '../src/disk/pool.js';
@@ -610,6 +610,60 @@ describe('a run that is interrupted', () => {
       ]);
     });
   }
+});
+
+describe('files that were moved are not read again', () => {
+  const moves: [what: string, from: string, to: string, published: string][] = [
+    [
+      'with their version',
+      'a/x/amd64/default/20260101',
+      'a/x/amd64/other/20260101',
+      'a:x:amd64:other',
+    ],
+    ['with their product', 'a/x/amd64/default', 'a/x/amd64/other', 'a:x:amd64:other'],
+    ['with their environment', 'a', 'b', 'b:x:amd64:default'],
+  ];
+  for (const [what, from, to, published] of moves) {
+    test(`${what}, and need not settle`, async (t) => {
+      const site = await makeSite(t, { settle: 3_600_000 });
+      await addOld(site.root, 'a/x/amd64/default/20260101');
+      const pipeline = createPipeline(site.options);
+      pipeline.configure({ settle: 0, gzip: true });
+      await pipeline.run({ passing: true });
+      pipeline.configure(site.options.publish);
+      const images = join(site.root, 'images');
+      await mkdir(dirname(join(images, to)), { recursive: true });
+      await rename(join(images, from), join(images, to));
+      const { read } = await pipeline.run({ passing: true });
+      assert.deepEqual(read, nothing);
+      assert.deepEqual(await versionsOf(site), [`${published}/20260101`]);
+      pipeline.configure({ settle: 0, gzip: true });
+      assert.equal((await pipeline.run({ rebuild: true, passing: true })).read.files, 2);
+    });
+  }
+
+  test('also where they go in one run and come in a later one', async (t) => {
+    const site = await makeSite(t);
+    await addOld(site.root, 'a/x/amd64/default/20260101');
+    const pipeline = createPipeline(site.options);
+    await pipeline.run({ passing: true });
+    const images = join(site.root, 'images');
+    await rename(join(images, 'a'), join(site.root, 'aside'));
+    await pipeline.run({ passing: true });
+    await rename(join(site.root, 'aside'), join(images, 'b'));
+    assert.deepEqual((await pipeline.run({ passing: true })).read, nothing);
+    assert.deepEqual(await versionsOf(site), ['b:x:amd64:default/20260101']);
+  });
+
+  test('unless they are others by the same name', async (t) => {
+    const site = await makeSite(t);
+    await addOld(site.root, 'a/x/amd64/default/20260101');
+    const pipeline = createPipeline(site.options);
+    await pipeline.run({ passing: true });
+    await rm(join(site.root, 'images/a'), { recursive: true });
+    await addOld(site.root, 'b/x/amd64/default/20260101', await splitImage('other'));
+    assert.equal((await pipeline.run({ passing: true })).read.files, 2);
+  });
 });
 
 test('other settings hold from the next run on', async (t) => {
