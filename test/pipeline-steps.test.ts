@@ -1,7 +1,7 @@
 /** Whatever happens to a tree, step by step: what follows it is where one is that starts from nothing. */
 import assert from 'node:assert/strict';
-import { mkdir, readdir, readFile, rm, stat, symlink, utimes } from 'node:fs/promises';
-import { join, relative } from 'node:path';
+import { mkdir, readdir, readFile, rename, rm, stat, symlink, utimes } from 'node:fs/promises';
+import { dirname, join, relative } from 'node:path';
 import { after, test } from 'node:test';
 import fc from 'fast-check';
 import { createPool } from '../src/disk/pool.js';
@@ -41,6 +41,7 @@ const yamls = [
 type Step =
   | { do: 'add'; product: string; version: string; seed: number; sums: boolean }
   | { do: 'remove'; path: string }
+  | { do: 'move'; path: string; to: string }
   | { do: 'put'; product: string; version: string; file: string; seed: number }
   | { do: 'touch'; product: string; version: string; file: string }
   | { do: 'describe'; product: string; text: string };
@@ -50,9 +51,10 @@ const version = fc.constantFrom(...versions);
 const file = fc.constantFrom(...files);
 const seed = fc.nat(3);
 
+const versionPath = fc.tuple(product, version).map((parts) => parts.join('/'));
 const removable = fc.oneof(
   product,
-  fc.tuple(product, version).map((parts) => parts.join('/')),
+  versionPath,
   fc.tuple(product, version, file).map((parts) => parts.join('/')),
   fc.tuple(product, fc.constant('product.yaml')).map((parts) => parts.join('/')),
 );
@@ -69,6 +71,13 @@ const step: fc.Arbitrary<Step> = fc.oneof(
     }),
   },
   { weight: 2, arbitrary: fc.record({ do: fc.constant('remove' as const), path: removable }) },
+  {
+    weight: 2,
+    arbitrary: fc.oneof(
+      fc.record({ do: fc.constant('move' as const), path: product, to: product }),
+      fc.record({ do: fc.constant('move' as const), path: versionPath, to: versionPath }),
+    ),
+  },
   {
     weight: 2,
     arbitrary: fc.record({ do: fc.constant('put' as const), product, version, file, seed }),
@@ -108,6 +117,13 @@ function contentOf(name: string, number: number): string | Buffer {
 async function apply(images: string, change: Step): Promise<void> {
   if (change.do === 'remove') {
     await rm(join(images, change.path), { recursive: true, force: true });
+    return;
+  }
+  if (change.do === 'move') {
+    const to = join(images, change.to);
+    await mkdir(dirname(to), { recursive: true });
+    // Nothing is moved where nothing is, nor to where something is.
+    await rename(join(images, change.path), to).catch(() => undefined);
     return;
   }
   const folder = join(images, change.product);
@@ -182,9 +198,15 @@ async function outcomeOf(site: Site, result: RunResult) {
   return { images, index, products, versions, bytes, told };
 }
 
+/** Where a product, or a version, that came or went was seen to do so. */
+function folderAbove(path: string): string {
+  return path.split('/').slice(0, -1).join('/');
+}
+
 /** The folders that a watcher would name for `changes`, some of them less precisely. */
 function foldersOf(changes: readonly Step[]): string[] {
-  return changes.map((change, index) => {
+  return changes.flatMap((change, index) => {
+    if (change.do === 'move') return [change.path, change.to].map(folderAbove);
     const path = change.do === 'remove' ? change.path : change.product;
     const product = path.split('/').slice(0, 4);
     // A product that comes or goes does so in the folder above it.
