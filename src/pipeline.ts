@@ -10,6 +10,7 @@ import { createImagesDocumentBuilder, type ProductEntry } from './catalog/images
 import type { ProductHead } from './catalog/product.js';
 import {
   draftRecord,
+  knownDigests,
   makeRecord,
   type ProductRecord,
   type Scanned,
@@ -172,12 +173,15 @@ export function createPipeline(options: PipelineOptions): Pipeline {
 
   /** Gives files of `scan` what is known of them under the places in `records` from which they have gone. */
   function followMoves({ unchanged, changed }: Scan, records: Kept['records']): void {
-    const folders = new Map(changed.map(({ folder }) => [productPath(folder), folder]));
-    const same = new Set(unchanged.map(({ path }) => path));
-    for (const record of records.values()) {
-      if (!same.has(record.path)) departed.note(record, folders.get(record.path));
+    const there = new Set(unchanged.map(({ path }) => path));
+    for (const { folder, known = {} } of changed) {
+      there.add(productPath(folder));
+      departed.note(known, folder);
     }
-    for (const folder of folders.values()) departed.recall(folder);
+    for (const record of records.values()) {
+      if (!there.has(record.path)) departed.note(knownDigests(record));
+    }
+    for (const { folder } of changed) departed.recall(folder);
   }
 
   /**

@@ -101,8 +101,8 @@ async function scanProducts(
     }
     const folder = JSON.parse(scanned.folder) as ProductFolder;
     if (isNothing(folder)) continue;
-    if (record !== undefined) recall(folder, record);
-    changed.push({ folder, fingerprint: scanned.fingerprint });
+    const known = record && recall(folder, record);
+    changed.push({ folder, fingerprint: scanned.fingerprint, ...(known && { known }) });
   }
   return { unchanged, changed };
 }

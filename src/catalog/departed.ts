@@ -2,12 +2,12 @@
  * What was known of files that have gone from their places: where a version, a product or a whole environment
  * was only moved, its files need not be read again. Pure.
  */
-import type { KnownDigests, ProductRecord } from './record.js';
+import type { KnownDigests } from './record.js';
 import type { FileDigest, FileEntry, ProductFolder } from './tree.js';
 
 export interface Departed {
-  /** Takes down what `record` knows of versions that are not in `now`, which is what the product has become. */
-  note(record: ProductRecord, now?: ProductFolder): void;
+  /** Takes down what is known of versions that are not in `now`, which is what their product has become. */
+  note(known: KnownDigests, now?: ProductFolder): void;
   /** Gives files of `folder` that lack digests those of files with their version, name and stamp. */
   recall(folder: ProductFolder): void;
   forget(): void;
@@ -22,8 +22,7 @@ export function createDeparted(): Departed {
   const keyOf = (version: string, { name, stamp }: Pick<FileEntry, 'name' | 'stamp'>) =>
     `${version}/${name} ${stamp}`;
   return {
-    note(record, now) {
-      const known = JSON.parse(record.digests.toString()) as KnownDigests;
+    note(known, now) {
       const there = new Set(now?.versions.map(({ name }) => name));
       for (const [version, files] of Object.entries(known)) {
         if (there.has(version)) continue;

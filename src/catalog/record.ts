@@ -58,6 +58,8 @@ export interface Totals {
 export interface Scanned {
   folder: ProductFolder;
   fingerprint: string;
+  /** What was known of its files before, also of those that have gone. */
+  known?: KnownDigests;
 }
 
 /** Judges a product whose files have been read, and makes its record. */
@@ -110,13 +112,24 @@ export function withoutDigests({ path, filled }: ProductRecord): ProductRecord {
   return { path, filled, ...nothing, digests: Buffer.from('{}') };
 }
 
-/** Gives `folder` what `record` knows of it: digests of files that are as they were, and how versions came. */
-export function recall(folder: ProductFolder, record: ProductRecord): void {
-  recallDigests(folder, JSON.parse(record.digests.toString()) as KnownDigests);
+/**
+ * Gives `folder` what `record` knows of it: digests of files that are as they were, and how versions came.
+ *
+ * @returns all digests that it knows.
+ */
+export function recall(folder: ProductFolder, record: ProductRecord): KnownDigests {
+  const known = knownDigests(record);
+  recallDigests(folder, known);
   recallFilled(folder, record.filled);
   for (const version of folder.versions) {
     if (record.restless.includes(version.name)) version.restless = true;
   }
+  return known;
+}
+
+/** The digests in `record`. */
+export function knownDigests({ digests }: Pick<ProductRecord, 'digests'>): KnownDigests {
+  return JSON.parse(digests.toString()) as KnownDigests;
 }
 
 /** Versions of `folder` that came in parts, as {@link ProductRecord.filled}. */
