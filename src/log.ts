@@ -143,6 +143,19 @@ function writeSome(fd: number, text: Buffer, tries: number): number {
   return written;
 }
 
+/** How many lines of one kind are logged at once: all that anyone reads, and no flood for a journal. */
+const mostLines = 100;
+
+/** Logs the first of `items` with `each`, and how many more there are in one line, which says `rest`. */
+export function logFirst<T>(
+  items: readonly T[],
+  { log, each, rest }: { log: Logger; each: (item: T) => void; rest: string },
+): void {
+  for (const item of items.slice(0, mostLines)) each(item);
+  const count = items.length - mostLines;
+  if (count > 0) log.warn({ count }, rest);
+}
+
 type Colour = 'gray' | 'green' | 'yellow' | 'red';
 
 const labels: Record<number, { name: string; colour: Colour }> = {

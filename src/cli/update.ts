@@ -3,7 +3,7 @@ import type { Problem } from '../catalog/tree.js';
 import { acquireLock } from '../disk/lock.js';
 import { createPool } from '../disk/pool.js';
 import { exitCodes } from '../errors.js';
-import type { Logger } from '../log.js';
+import { type Logger, logFirst } from '../log.js';
 import { createPipeline, type RunResult, type Stage } from '../pipeline.js';
 import type { Command } from './command.js';
 import { byDaemonOrSelf } from './daemon.js';
@@ -71,25 +71,16 @@ export async function publishLocked(
   }
 }
 
+/** Where all is that a command logs only the first of. */
+export const listed = '… and more; --json lists them all';
+
 /** Warns of what a run has not published. */
 export function logProblems(log: Logger, problems: readonly Problem[]): void {
   logFirst(problems, {
     log,
     each: ({ path, code, reason, cure }) => log.warn({ path, reason, cure, code }, 'not published'),
+    rest: listed,
   });
-}
-
-/** How many lines of one kind a command logs: all that anyone reads, and no flood for a journal. */
-const mostLines = 100;
-
-/** Logs the first of `items` with `each`, and how many more there are in one line. */
-export function logFirst<T>(
-  items: readonly T[],
-  { log, each }: { log: Logger; each: (item: T) => void },
-): void {
-  for (const item of items.slice(0, mostLines)) each(item);
-  const count = items.length - mostLines;
-  if (count > 0) log.warn({ count }, '… and more; --json lists them all');
 }
 
 const stageNames: Record<Stage, string> = {

@@ -1,14 +1,14 @@
 /** `verify`: reads every published file again and checks it. */
 import { createPool } from '../disk/pool.js';
 import { exitCodes } from '../errors.js';
-import type { Logger } from '../log.js';
+import { type Logger, logFirst } from '../log.js';
 import { type RepairResult, verifyAndRepair } from '../repair.js';
 import { type Damage, type Verification, verifyTree } from '../verify.js';
 import type { Command } from './command.js';
 import { byDaemonOrSelf } from './daemon.js';
 import { counted, formatBytes } from './format.js';
 import { createProgress } from './progress.js';
-import { logFirst, logProblems, publishLocked, withLock } from './update.js';
+import { listed, logProblems, publishLocked, withLock } from './update.js';
 
 export interface VerifyCommandOptions {
   /** Sets damaged files aside and publishes what is whole. */
@@ -21,7 +21,8 @@ export async function verify(command: Command, options: VerifyCommandOptions): P
   const tell = damageLog(log);
   const result = options.repair === true ? await repair(command, tell) : await onlyVerify(command);
   tell(result);
-  logFirst(result.moved, { log, each: (path) => log.warn({ path }, 'set aside') });
+  const tellMoved = (path: string) => log.warn({ path }, 'set aside');
+  logFirst(result.moved, { log, each: tellMoved, rest: listed });
   logProblems(log, result.problems);
   print(json ? JSON.stringify(result) : summary(result));
   return result.damage.length > 0 ? exitCodes.damaged : exitCodes.done;
@@ -32,7 +33,7 @@ function damageLog(log: Logger): (found: Verification) => void {
   let told = false;
   const each = ({ path, reason }: Damage) => log.error({ path, reason }, 'damaged');
   return ({ damage }) => {
-    if (!told) logFirst(damage, { log, each });
+    if (!told) logFirst(damage, { log, each, rest: listed });
     told = true;
   };
 }

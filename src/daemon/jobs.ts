@@ -2,8 +2,8 @@
 import type { Config } from '../config.js';
 import { createPool } from '../disk/pool.js';
 import { ServerError } from '../errors.js';
-import type { Logger } from '../log.js';
-import { verifyLiving } from '../verify.js';
+import { type Logger, logFirst } from '../log.js';
+import { type Damage, verifyLiving } from '../verify.js';
 import type { Lookout } from './lookout.js';
 import type { Runner } from './runner.js';
 import type { Job } from './schedule.js';
@@ -39,9 +39,6 @@ async function rescan(options: JobsOptions, signal: AbortSignal): Promise<void> 
   await options.refresh();
 }
 
-/** How many damaged files are logged, each on a line of its own. */
-const mostLines = 100;
-
 /** Reads what is published again, with one thread, so that everything else goes on. */
 async function verify(
   { config: { paths }, runner, log }: JobsOptions,
@@ -51,9 +48,8 @@ async function verify(
   try {
     const publish = () => runner.update({ passing: true, signal });
     const { files, bytes, damage } = await verifyLiving({ paths, pool, signal }, publish);
-    for (const { path, reason } of damage.slice(0, mostLines)) {
-      log.error({ path, reason }, 'damaged');
-    }
+    const each = ({ path, reason }: Damage) => log.error({ path, reason }, 'damaged');
+    logFirst(damage, { log, each, rest: '… and more; "lxd-image-server verify" lists them' });
     log.info({ files, bytes, damaged: damage.length }, 'verified');
     if (damage.length === 0) return;
     throw new ServerError('DAMAGED', `${damage.length} damaged, among them ${damage[0]?.path}`, {

@@ -1,6 +1,6 @@
 /** Logs what runs have done, and of what they held back what is news, and stays so for a while. */
 import type { Problem } from '../catalog/tree.js';
-import type { Logger } from '../log.js';
+import { type Logger, logFirst } from '../log.js';
 import type { RunResult } from '../pipeline.js';
 
 export interface Journal {
@@ -15,24 +15,19 @@ const passing = new Set<Problem['code']>(['settling', 'uploading', 'changed', 'g
 /** How long something must stand before it is told, in milliseconds: an upload is incomplete until its end. */
 const patience = 15_000;
 
-/** How many problems are logged at once, each on a line of its own. */
-const mostLines = 100;
-
 export function createJournal(log: Logger): Journal {
   /** What is held back now, by what it says; since when, and whether that was told. */
-  let standing = new Map<string, { problem: Problem; since: number; told: boolean }>();
+  let standing = new Map<string, Standing>();
   let isFirst = true;
   let timer: NodeJS.Timeout | undefined;
 
   const tell = (until: number) => {
     const due = [...standing.values()].filter(({ since, told }) => !told && since <= until);
     for (const each of due) each.told = true;
-    for (const { problem } of due.slice(0, mostLines)) {
-      const { path, code, reason, cure } = problem;
+    const tellOf = ({ problem: { path, code, reason, cure } }: Standing) =>
       log.warn({ path, reason, cure, code }, 'not published');
-    }
-    const count = due.length - mostLines;
-    if (count > 0) log.warn({ count }, '… and more; "lxd-image-server status" tells of them');
+    const rest = '… and more; "lxd-image-server status" tells of them';
+    logFirst(due, { log, each: tellOf, rest });
   };
   const wait = () => {
     clearTimeout(timer);
@@ -73,6 +68,13 @@ export function createJournal(log: Logger): Journal {
     },
     close: () => clearTimeout(timer),
   };
+}
+
+interface Standing {
+  problem: Problem;
+  /** By `performance.now()`. */
+  since: number;
+  told: boolean;
 }
 
 function keyOf({ path, code, reason }: Problem): string {
