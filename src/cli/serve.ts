@@ -2,7 +2,6 @@
 import { once } from 'node:events';
 import type { Config } from '../config.js';
 import { exitCodes, ServerError } from '../errors.js';
-import type { Logger } from '../log.js';
 import { createServing } from '../server/following.js';
 import type { Command } from './command.js';
 
@@ -23,10 +22,10 @@ export async function serve(
   onHangup(() => {
     following = following
       .then(async () => {
-        await reload().then(apply);
+        await reload(apply);
         log.info('configuration read again');
       })
-      .catch((error: unknown) => refused(log, error));
+      .catch((err: unknown) => log.error({ err }, 'configuration refused; the old one stays'));
   });
   if (!signal.aborted) await once(signal, 'abort');
   await following;
@@ -41,10 +40,4 @@ function withListen({ paths, server }: Config, listen = server.listen) {
   throw new ServerError('CONFIG', 'There is no address to serve on: server.listen is ""', {
     hint: 'set it in the configuration, or name an address with --listen',
   });
-}
-
-function refused(log: Logger, error: unknown): void {
-  const cure = error instanceof ServerError ? error.hint : undefined;
-  const fields = { err: error, ...(cure !== undefined && { cure }) };
-  log.error(fields, 'configuration refused, the one before stays in force');
 }

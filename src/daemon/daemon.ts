@@ -3,7 +3,6 @@
  * This file puts its parts together, in the order in which they start, and ends them.
  */
 import { once } from 'node:events';
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Config } from '../config.js';
 import { acquireLock } from '../disk/lock.js';
 import { createPool } from '../disk/pool.js';
@@ -132,7 +131,7 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     });
   });
   atEnd(() => manager.stopping('Ending'));
-  await firstRun({ runner, log, signal, isOver: sleep(longestStart, undefined, { ref: false }) });
+  await firstRun({ runner, log, signal });
   clearTimeout(timer);
   manager.ready(reporter.line());
 }
@@ -140,18 +139,15 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
 /** Takes what is to be done at the end of the daemon. */
 type AtEnd = (end: () => Promise<unknown>) => void;
 
-/** Looks at everything; resolves when that is done, has failed, or `isOver`. */
-async function firstRun(options: {
-  runner: Runner;
-  log: Logger;
-  signal: AbortSignal;
-  isOver: Promise<unknown>;
-}): Promise<void> {
-  const { runner, log, signal, isOver } = options;
-  const ready = runner.update({ passing: true, signal }).then(
+/** Looks at everything; resolves when that is done, or has failed or was interrupted. */
+async function firstRun({
+  runner,
+  log,
+  signal,
+}: Pick<DaemonOptions, 'log' | 'signal'> & { runner: Runner }): Promise<void> {
+  await runner.update({ passing: true, signal }).then(
     ({ products, versions, ms }) => log.info({ products, versions, ms }, 'ready'),
     // Failures are logged and tried again by the runner.
     () => undefined,
   );
-  await Promise.race([ready, isOver]);
 }

@@ -47,6 +47,8 @@ export async function createLookout(options: LookoutOptions): Promise<Lookout> {
   let place = await placeOf(images);
   let watcher = await watch(folder);
   let lookAt = performance.now() + timedLook.ms;
+  /** What the last round failed with: it is told once. */
+  let failure: string | undefined;
   const rounds = goRound();
 
   return {
@@ -73,8 +75,12 @@ export async function createLookout(options: LookoutOptions): Promise<Lookout> {
       if (ending.signal.aborted) return;
       try {
         await look();
+        failure = undefined;
       } catch (err) {
-        log.error({ err }, 'cannot watch the images folder; it is tried again');
+        const { message } = err as Error;
+        if (message !== failure)
+          log.error({ err }, 'cannot watch the images folder; it is tried again');
+        failure = message;
       }
     }
   }
