@@ -195,10 +195,14 @@ export function textLine(json: string, colour: boolean): string {
 }
 
 /** An error as its message and its cure: what led to it is part of that already, and a stack helps nobody at night. */
-function messageOf(err: unknown): { message: string; hint?: string } {
-  const message = err instanceof Error ? err.message : String(err);
-  return err instanceof ServerError && err.hint !== undefined
-    ? { message, hint: err.hint }
+function messageOf(err: unknown): { message: string; hint?: string; stack?: string } {
+  if (!(err instanceof Error)) return { message: String(err) };
+  const { message } = err;
+  if (err instanceof ServerError)
+    return err.hint === undefined ? { message } : { message, hint: err.hint };
+  // Neither a user nor the system can have caused it: it is a fault of ours, and where it is helps to mend it.
+  return systemCode(err) === undefined && err.stack !== undefined
+    ? { message, stack: err.stack }
     : { message };
 }
 

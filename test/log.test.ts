@@ -54,16 +54,22 @@ test('a level that is too low is not written', () => {
   assert.deepEqual(written, ['warning: yes\n']);
 });
 
-test('an error is written with its cure, and without what led to it', () => {
+test('an error is written with its cure, without what led to it, and only a fault of ours with its stack', () => {
   const written: string[] = [];
   const destination = { write: (line: string) => void written.push(line) };
   const log = createLogger({ level: 'warn', format: 'json', destination });
   const cause = new Error('the cause');
   log.warn({ err: new ServerError('IO', 'no space', { hint: 'make room', cause }) }, 'one');
-  log.warn({ err: cause }, 'two');
+  log.warn({ err: Object.assign(cause, { code: 'EIO' }) }, 'two');
+  const fault = new TypeError('a fault');
+  log.warn({ err: fault }, 'three');
   assert.deepEqual(
     written.map((line) => JSON.parse(line).err),
-    [{ message: 'no space', hint: 'make room' }, { message: 'the cause' }],
+    [
+      { message: 'no space', hint: 'make room' },
+      { message: 'the cause' },
+      { message: 'a fault', stack: fault.stack },
+    ],
   );
 });
 

@@ -219,7 +219,7 @@ export function createRunner(options: RunnerOptions): Runner {
     // The same failure is told once more only when it has lasted for long.
     const isNews = message !== lastFailure || failures % 20 === 0;
     lastFailure = message;
-    if (isNews) log.error({ reason: message, cure: hint }, 'cannot publish; it is tried again');
+    if (isNews) log.error({ err: error }, 'cannot publish; it is tried again');
   }
 
   async function save(): Promise<void> {

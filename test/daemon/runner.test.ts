@@ -157,11 +157,11 @@ describe('a run', () => {
     const fourth = await pipeline.next();
     assert.deepEqual(fourth.options.folders, ['c']);
     fourth.succeed();
-    const told = events.map(({ msg, reason, cure }) => ({ msg, reason, cure }));
+    const told = events.map(({ msg, err }) => ({ msg, err }));
     const msg = 'cannot publish; it is tried again';
     assert.deepEqual(told, [
-      { msg, reason: 'No room', cure: hint },
-      { msg: 'publishing works again', reason: undefined, cure: undefined },
+      { msg, err: { message: 'No room', hint } },
+      { msg: 'publishing works again', err: undefined },
     ]);
   });
 
@@ -175,7 +175,7 @@ describe('a run', () => {
     }
     (await pipeline.next()).succeed();
     assert.deepEqual(
-      events.flatMap(({ reason }) => reason ?? []),
+      events.flatMap(({ err }) => (err as Error | undefined)?.message ?? []),
       ['No room', 'Not allowed'],
     );
   });
