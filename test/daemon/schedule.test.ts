@@ -5,6 +5,7 @@ import { describe, type TestContext, test } from 'node:test';
 import fc from 'fast-check';
 import { createSchedule, type Job } from '../../src/daemon/schedule.js';
 import type { JobStatus } from '../../src/daemon/status.js';
+import { ServerError } from '../../src/errors.js';
 import { simulateHost } from '../support/clock.js';
 import { memoryLog } from '../support/memory-log.js';
 import { source, startModule } from '../support/module.js';
@@ -157,7 +158,7 @@ describe('a job', timeLimit, () => {
 
   for (const kind of ['rejects', 'throws']) {
     test(`that ${kind} is logged, shown, and runs again`, async (t) => {
-      const failure = new Error('the disk is full');
+      const failure = new ServerError('DISK_FULL', 'the disk is full');
       const run = () => {
         if (kind === 'throws') throw failure;
         return Promise.reject(failure);
