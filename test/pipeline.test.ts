@@ -817,6 +817,48 @@ describe('a passing run', () => {
     assert.deepEqual(await versionsOf(site), ids('one', 'three', 'two'));
   });
 
+  test('takes along products with links by way of other links', async (t) => {
+    const site = await makeSite(t);
+    const version = (name: string) => join(site.root, `images/a/${name}/amd64/default/20260101`);
+    const addLink = async (name: string, target: string) => {
+      const link = join(await addOld(site.root, `a/${name}/amd64/default/20260101`), file);
+      await rm(link);
+      await symlink(target, link);
+    };
+    const file = 'rootfs.squashfs';
+    const [source, other] = [join(version('source'), file), join(version('other'), file)];
+    await addOld(site.root, 'a/source/amd64/default/20260101');
+    await writeFiles(await addOld(site.root, 'a/other/amd64/default/20260101'), {
+      [file]: squashfs('other', 2000),
+    });
+    await makeOld(version('other'));
+    await addLink('third', source);
+    await addLink('second', join(version('third'), file));
+    await addLink('first', join(version('second'), file));
+    await mkdir(dirname(version('folder')), { recursive: true });
+    await symlink(version('source'), version('folder'));
+    await addLink('through', join(version('folder'), file));
+    const pipeline = createPipeline(site.options);
+    const look = (folder: string) => pipeline.run({ passing: true, folders: [folder] });
+    const sizeOf = async (name: string) => {
+      const text = await readFile(join(site.root, 'streams/v1/images.json'), 'utf8');
+      const { products } = JSON.parse(text);
+      return products[`a:${name}:amd64:default`].versions['20260101'].items[file].size;
+    };
+    await look('');
+    const size = await sizeOf('first');
+    assert.notEqual(size, 2000);
+    await rm(join(version('third'), file));
+    await symlink(other, join(version('third'), file));
+    await look('a/third/amd64/default');
+    assert.equal(await sizeOf('first'), 2000, 'a link in the midst of the chain leads elsewhere');
+    assert.equal(await sizeOf('through'), size);
+    await writeFiles(version('source'), { [file]: squashfs('third', 3000) });
+    await makeOld(version('source'));
+    await look('a/source/amd64/default');
+    assert.equal(await sizeOf('through'), 3000, 'the target of a path through a link has changed');
+  });
+
   test('keeps what could not be published above the products', async (t) => {
     const site = await makeSite(t);
     await addOld(site.root, 'a/x/amd64/default/20260101');

@@ -12,7 +12,7 @@ import {
   type Stats,
   statSync,
 } from 'node:fs';
-import { resolve } from 'node:path';
+import { dirname, resolve } from 'node:path';
 import {
   byName,
   compareNames,
@@ -258,8 +258,7 @@ function shownName(place: Place, name: string): string {
 function targetKind(place: Place, name: string): Kind | 'other' | undefined {
   const path = `${absolute(place)}/${name}`;
   try {
-    // Where nothing is there, it may come; and a link on the way may be changed as well as its target.
-    noteTarget(place, resolve(absolute(place), readlinkSync(path)));
+    noteWay(place, path);
     const target = realpathSync(path);
     noteTarget(place, target);
     const stat = statSync(target);
@@ -276,6 +275,22 @@ function targetKind(place: Place, name: string): Kind | 'other' | undefined {
     report(place, name, linkFault(`it is a symbolic link that cannot be followed: ${reason}`));
   }
   return undefined;
+}
+
+/** So many links in a row are followed, as by the kernel. */
+const mostLinks = 40;
+
+/**
+ * Takes down the products on the way of a link, which can be a chain of links: each of these may be changed,
+ * and where nothing is there yet, it may come.
+ */
+function noteWay(place: Place, path: string): void {
+  let at = path;
+  for (let count = 0; count < mostLinks; count++) {
+    if (lstatSync(at, { throwIfNoEntry: false })?.isSymbolicLink() !== true) return;
+    at = resolve(dirname(at), readlinkSync(at));
+    noteTarget(place, at);
+  }
 }
 
 /** Takes down the product that a link leads to, where it is one of the tree. */
