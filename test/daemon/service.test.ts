@@ -14,6 +14,7 @@ import {
 import { addVersion, splitImage } from '../support/image-tree.js';
 import { listenAsServiceManager } from '../support/notify-socket.js';
 import { needs } from '../support/programs.js';
+import { createTestCertificate } from '../support/tls.js';
 
 const version = 'demo/one/amd64/default/20260101';
 const published = 'demo:one:amd64:default/20260101';
@@ -169,6 +170,25 @@ describe('the configuration', () => {
     await assert.rejects(daemon.call('reload'), { name: 'ServerError' });
     assert.match(JSON.stringify((await daemon.status()).server), /reason/);
   });
+});
+
+test('a server that could not start is tried again with each rescan', async (t) => {
+  const root = await emptyRoot(t);
+  const [key, cert] = ['key', 'cert'].map((name) => join(root, `${name}.pem`)) as [string, string];
+  const daemon = await startDaemon(t, root, {
+    config: [
+      'server.listen = "127.0.0.1:0"',
+      `server.tls_key = ${JSON.stringify(key)}`,
+      `server.tls_cert = ${JSON.stringify(cert)}`,
+      'schedule.rescan = "* * * * * *"',
+    ].join('\n'),
+  });
+  assert.ok('reason' in (await daemon.status()).server);
+  const pair = await createTestCertificate();
+  await writeFile(cert, pair.cert);
+  await writeFile(key, pair.key, { mode: 0o600 });
+  await daemon.event('serving');
+  assert.ok('url' in (await daemon.status()).server);
 });
 
 describe('the hours', () => {
