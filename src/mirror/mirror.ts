@@ -168,7 +168,10 @@ export interface ReadOptions extends MirrorOptions {
 }
 
 export interface HashOptions extends MirrorOptions {
-  /** Called with the number of bytes that have been read since the last call. */
+  /**
+   * Called with the number of bytes that have been read since the last call; with a negative one where they have to
+   * be read again.
+   */
   onBytes?(count: number): void;
 }
 
@@ -185,6 +188,7 @@ export interface PutSource {
   /**
    * Gives `length` bytes from `offset`, never fewer: it throws where the content has changed or ends before. It is
    * asked in rising order, with a few calls under way at once; the Buffer is not changed, nor kept once it is sent.
+   * What was under way when a connection was lost is asked for again.
    */
   read(offset: number, length: number): Promise<Buffer>;
 }
@@ -196,14 +200,17 @@ export interface PutOptions extends MirrorOptions {
   sync?: boolean;
   /** Called once, before anything is sent, with the offset at which it starts. */
   onStart?(offset: number): void;
-  /** Called with the number of bytes that the mirror has acknowledged since the last call. */
+  /**
+   * Called with the number of bytes that the mirror has acknowledged since the last call; with a negative one where
+   * some of them are sent again. With the offset of `onStart` they always come to how far it is.
+   */
   onBytes?(count: number): void;
 }
 
 export interface PutResult {
-  /** Where it started: 0, or what was there less {@link resumeWindow}. */
+  /** Where it started: 0, or what was there less {@link resumeWindow}; the last time, if that was several times. */
   start: number;
-  /** Bytes sent: `source.size - start`. */
+  /** Bytes sent: `source.size - start`, and those that were sent before that. */
   sent: number;
 }
 
