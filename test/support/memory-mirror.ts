@@ -116,7 +116,9 @@ export function memoryMirror(options: MemoryMirrorOptions = {}): MemoryMirror {
       const there = resume ? files.get(path)?.content : undefined;
       const first = Math.max(0, Math.min(there?.length ?? 0, source.size) - resumeWindow);
       onStart?.(first);
-      const file = { content: Buffer.from(there?.subarray(0, first) ?? []), mtime: mirror.clock };
+      // In place: whatever other names the file has show it, too.
+      const file = files.get(path) ?? { content: Buffer.alloc(0), mtime: mirror.clock };
+      let written = Buffer.from(there?.subarray(0, first) ?? []);
       const piece = Math.max(1, Math.ceil(source.size / 3));
       let at = first;
       do {
@@ -124,8 +126,14 @@ export function memoryMirror(options: MemoryMirrorOptions = {}): MemoryMirror {
         const bytes = length > 0 ? await source.read(at, length) : Buffer.alloc(0);
         signal?.throwIfAborted();
         change('put', path, () => {
-          file.content = Buffer.concat([file.content, bytes]);
-          files.set(path, { ...file });
+          written = Buffer.concat([written, bytes]);
+          // A file is cut to nothing when it is written from its start, and otherwise keeps its end until it is over.
+          file.content = Buffer.concat([
+            written,
+            first > 0 ? file.content.subarray(written.length) : Buffer.alloc(0),
+          ]);
+          file.mtime = mirror.clock;
+          files.set(path, file);
         });
         counts.put += bytes.length;
         onBytes?.(bytes.length);
@@ -145,6 +153,8 @@ export function memoryMirror(options: MemoryMirrorOptions = {}): MemoryMirror {
       const file = need(from);
       needFolder(to);
       change('rename', to, () => {
+        // As rename(2) has it: nothing is done to two names of one file.
+        if (files.get(to) === file) return;
         files.delete(from);
         files.set(to, file);
       });
