@@ -115,7 +115,7 @@ function plainName(path: string): string {
 }
 
 /** What is wanted and not there, or not with that content. */
-function missingFiles(files: Files, entries: Entries): Map<string, FileFacts> {
+export function missingFiles(files: Files, entries: Entries): Map<string, FileFacts> {
   const missing = new Map<string, FileFacts>();
   for (const [path, facts] of files) {
     const entry = entries.get(path);

@@ -29,8 +29,12 @@ export interface Found {
 export interface Look {
   /** Absent: there is none that fits. */
   manifest: Manifest | undefined;
+  /** What was known before, by those who wrote that manifest: they know more than it says. */
+  known?: Present | undefined;
   /** The documents that are there, with their sizes. */
   documents: ReadonlyMap<string, number>;
+  /** Files that they name, as far as they could be read. */
+  names?: ReadonlySet<string>;
   /** The files of the images. Absent: nobody has looked. */
   found?: ReadonlyMap<string, Found>;
   /** When the manifest was written, in seconds since 1970 by the mirror's clock. */
@@ -40,23 +44,43 @@ export interface Look {
 
 /**
  * What is known after a look. Where it is not known what the documents name, they may name every file that is
- * there or should be.
+ * there or was.
  */
-export function recall({ manifest, documents, found, mtime, wanted }: Look): Present {
-  const recorded = manifest?.entries ?? new Map<string, Entry>();
-  const entries = found ? reconcile(recorded, found, { wanted, mtime }) : new Map(recorded);
+export function recall({ manifest, known, documents, names, found, mtime, wanted }: Look): Present {
+  const before = known?.entries ?? manifest?.entries ?? new Map<string, Entry>();
+  const entries = found ? reconcile(before, found, { wanted, mtime }) : new Map(before);
   const named = new Set<string>();
   if (documents.size > 0) {
-    for (const each of [recorded, entries]) {
+    for (const each of [manifest?.entries ?? [], entries]) {
       for (const [path, { since }] of each) if (since === undefined) named.add(path);
     }
+    for (const path of [...(known?.named ?? []), ...(names ?? [])]) named.add(path);
   }
-  const known = knownDocuments(documents, manifest);
-  return { entries, named, documents: known, held: new Set(), recorded: manifest };
+  return {
+    entries,
+    named,
+    documents: known ? stillKnown(documents, known) : knownDocuments(documents, manifest),
+    held: new Set(),
+    recorded: manifest,
+  };
+}
+
+/** The documents that are there now; their content is known where it was, and the size is as recorded. */
+export function stillKnown(
+  found: ReadonlyMap<string, number>,
+  { documents, recorded }: Pick<Present, 'documents' | 'recorded'>,
+): Map<string, string> {
+  const sizes = new Map(recorded?.documents.map(({ path, size }) => [path, size]));
+  return new Map(
+    [...found].map(([path, size]) => {
+      const isAsRecorded = (sizes.get(path) ?? size) === size;
+      return [path, (isAsRecorded && documents.get(path)) || ''];
+    }),
+  );
 }
 
 /** The documents that are there; their content is known where the manifest knows it and the size is that. */
-function knownDocuments(
+export function knownDocuments(
   found: ReadonlyMap<string, number>,
   manifest: Manifest | undefined,
 ): Map<string, string> {

@@ -27,6 +27,11 @@ export interface ListCache {
   set(sha256: string, bytes: Buffer): Promise<void>;
 }
 
+export interface LoadOptions extends MirrorOptions {
+  /** Take a manifest of another master for ours. Default: no. */
+  takeOver?: boolean;
+}
+
 export interface ManifestStore {
   /**
    * Reads the manifest. Costs one short read where it is the one that was read or written last.
@@ -34,7 +39,7 @@ export interface ManifestStore {
    * @returns `isOurs` where it is just that; `undefined` where there is none that fits.
    * @throws ServerError MIRROR_TAKEN where it is of another master.
    */
-  load(options?: MirrorOptions): Promise<{ manifest: Manifest; isOurs: boolean } | undefined>;
+  load(options?: LoadOptions): Promise<{ manifest: Manifest; isOurs: boolean } | undefined>;
   /** Writes a manifest, and removes the lists that it no longer needs. The folder must be there. */
   write(manifest: Manifest, options?: MirrorOptions): Promise<void>;
   /** Lists that the manifest names; others are of no use. */
@@ -46,8 +51,6 @@ export interface ManifestStoreOptions {
   master: Master;
   /** The folder of the images, relative to the root. */
   images: string;
-  /** Take a manifest of another master for ours. */
-  takeOver: boolean;
   cache: ListCache;
   log: Logger;
 }
@@ -59,21 +62,25 @@ interface List extends ListName {
 /** A manifest as it stands on the mirror. */
 interface Written {
   text: string;
+  /** The ID of the master that wrote it. */
+  master: string;
   manifest: Manifest;
   lists: readonly List[];
   recent: Changes;
 }
 
 export function createManifestStore(options: ManifestStoreOptions): ManifestStore {
-  const { mirror, master, images, takeOver, cache, log } = options;
+  const { mirror, master, images, cache, log } = options;
   /** What is there; `maybe` where a write has failed, and nobody knows whether that is there in its place. */
   let current: Written | undefined;
   let maybe: Written | undefined;
 
   return {
-    async load(settings = {}) {
+    async load({ takeOver = false, ...settings } = {}) {
       const text = await read(manifestPath, { ...settings, maxBytes: largestHead });
-      const known = [current, maybe].find((each) => each?.text === text?.toString());
+      const known = [current, maybe].find(
+        (each) => each?.text === text?.toString() && (takeOver || each?.master === master.id),
+      );
       maybe = undefined;
       if (known !== undefined) {
         current = known;
@@ -81,7 +88,7 @@ export function createManifestStore(options: ManifestStoreOptions): ManifestStor
       }
       current = undefined;
       try {
-        current = text && (await interpret(text.toString(), settings));
+        current = text && (await interpret(text.toString(), { takeOver, ...settings }));
       } catch (error) {
         if (!(error instanceof ManifestError)) throw error;
         log.warn({ reason: error.message }, 'the manifest of the mirror is of no use');
@@ -95,7 +102,13 @@ export function createManifestStore(options: ManifestStoreOptions): ManifestStor
       const lists = [...layers.lists];
       if (layers.added !== undefined) lists.push(await writeList(layers.added, settings));
       const head = { ...manifest, master, lists, recent: layers.recent };
-      const next = { text: headText(head), manifest, lists, recent: layers.recent };
+      const next = {
+        text: headText(head),
+        master: master.id,
+        manifest,
+        lists,
+        recent: layers.recent,
+      };
       const old = [...(current?.lists ?? []), ...(maybe?.lists ?? [])];
       maybe = next;
       await mirror.write(manifestPath, [Buffer.from(next.text)], settings);
@@ -108,7 +121,7 @@ export function createManifestStore(options: ManifestStoreOptions): ManifestStor
     lists: () => [...(current?.lists ?? []), ...(maybe?.lists ?? [])].map(({ sha256 }) => sha256),
   };
 
-  async function interpret(text: string, settings: MirrorOptions): Promise<Written> {
+  async function interpret(text: string, { takeOver, ...settings }: LoadOptions): Promise<Written> {
     const head = parseHead(text, { images });
     if (head.master.id !== master.id && !takeOver) {
       throw new ServerError(
@@ -120,7 +133,8 @@ export function createManifestStore(options: ManifestStoreOptions): ManifestStor
     const lists = await Promise.all(head.lists.map((name) => readList(name, settings)));
     const entries = entriesOf([...lists.map(({ changes }) => changes), head.recent]);
     const { generation, documents, recent } = head;
-    return { text, manifest: { generation, documents, entries }, lists, recent };
+    const manifest = { generation, documents, entries };
+    return { text, master: head.master.id, manifest, lists, recent };
   }
 
   async function readList({ sha256, size }: ListName, settings: MirrorOptions): Promise<List> {

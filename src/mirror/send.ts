@@ -24,6 +24,10 @@ export type OpenSource = (path: string) => Promise<Source>;
 export interface SendOptions {
   openSource: OpenSource;
   signal?: AbortSignal;
+  /** Bytes that earlier work has left in the staging folder for it. */
+  staged?: number | undefined;
+  /** Called where the file that the content was to be taken from is not what it was. */
+  onLost?(path: string): void;
   /** Called with the number of bytes that need not be sent any more. */
   onBytes(count: number): void;
 }
@@ -46,6 +50,8 @@ export async function bringContent(
   try {
     const isOther = source.sha256 !== undefined && source.sha256 !== file.sha256;
     if (source.size !== file.size || isOther) throw sourceChanged(file.path);
+    const { staged = 0 } = options;
+    if (staged >= file.size && staged > 0 && (await isWhole(mirror, file, options))) return 0;
     return (
       (await sendOnce(mirror, file, { ...options, source, resume: true })) ??
       (await sendOnce(mirror, file, { ...options, source, resume: false })) ??
@@ -60,13 +66,16 @@ export async function bringContent(
 async function takeFrom(
   mirror: Mirror,
   { from, size, sha256 }: Sending & { from: string },
-  { signal }: SendOptions,
+  { signal, onLost = () => {} }: SendOptions,
 ): Promise<boolean> {
   const settings = signal === undefined ? {} : { signal };
   const staged = stagingPath(sha256);
   try {
     const found = await mirror.stat(from, settings);
-    if (found?.kind !== 'file' || found.size !== size) return false;
+    if (found?.kind !== 'file' || found.size !== size) {
+      onLost(from);
+      return false;
+    }
     await mirror.remove(staged, settings);
     return (
       (await mirror.link(from, staged, settings)) || (await mirror.copy(from, staged, settings))
@@ -75,6 +84,25 @@ async function takeFrom(
     if (error instanceof ServerError && error.code === 'MIRROR_MISSING') return false;
     throw error;
   }
+}
+
+/**
+ * Whether what is in the staging folder is the content. Otherwise it is removed: what is as long as that may be a
+ * second name of a file that is published, and must not be written to.
+ */
+async function isWhole(
+  mirror: Mirror,
+  { size, sha256 }: Sending,
+  { signal, onBytes }: SendOptions,
+): Promise<boolean> {
+  const path = stagingPath(sha256);
+  const there = await mirror.hash(path, settingsOf(signal));
+  const isRight = there?.size === size && there.sha256 === sha256;
+  if (isRight) {
+    await mirror.sync(path, settingsOf(signal));
+    onBytes(size);
+  } else await mirror.remove(path, settingsOf(signal));
+  return isRight;
 }
 
 /** @returns the number of bytes sent; `undefined` where what was continued was other content. */

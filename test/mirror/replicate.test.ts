@@ -3,14 +3,8 @@ import { describe, test } from 'node:test';
 import fc from 'fast-check';
 import { ServerError } from '../../src/errors.js';
 import type { Generation } from '../../src/mirror/generation.js';
-import type { ListCache } from '../../src/mirror/manifest-store.js';
 import { resumeWindow } from '../../src/mirror/mirror.js';
 import { manifestPath, stagingFolder, stagingPath } from '../../src/mirror/names.js';
-import {
-  createReplicator,
-  type Replicator,
-  type ReplicatorOptions,
-} from '../../src/mirror/replicate.js';
 import {
   generationOf,
   type ImageTree,
@@ -20,64 +14,16 @@ import {
   sha256Of,
   sourcesOf,
 } from '../support/image-generations.js';
-import { memoryLog } from '../support/memory-log.js';
 import { type MemoryMirror, memoryMirror } from '../support/memory-mirror.js';
-
-const hour = 3_600_000;
-const grace = 2 * hour;
-const master = { id: 'a3f0', host: 'master.example' };
-
-function memoryCache(): ListCache {
-  const lists = new Map<string, Buffer>();
-  return {
-    get: async (sha256) => lists.get(sha256),
-    set: async (sha256, bytes) => void lists.set(sha256, bytes),
-  };
-}
-
-/** A master process, as a mirror sees it. */
-function startMaster(
-  mirror: MemoryMirror,
-  tree: () => ImageTree,
-  options: Partial<ReplicatorOptions> = {},
-): Replicator {
-  return createReplicator({
-    mirror,
-    master,
-    images: 'images',
-    grace,
-    openSource: sourcesOf(tree),
-    cache: memoryCache(),
-    log: memoryLog().log,
-    ...options,
-  });
-}
-
-/** The files of the images on `mirror`. */
-function imagesOn({ files }: MemoryMirror): Record<string, string> {
-  const images = [...files].filter(([path]) => path.startsWith('images/'));
-  return Object.fromEntries(images.map(([path, { content }]) => [path, content.toString()]).sort());
-}
-
-function expected(tree: ImageTree): Record<string, string> {
-  return Object.fromEntries(
-    Object.entries(tree)
-      .map(([file, content]) => [pathOf(file), content])
-      .sort(),
-  );
-}
-
-function assertPublished(mirror: MemoryMirror, generation: Generation): void {
-  for (const { path, sha256 } of generation.documents) {
-    assert.equal(sha256Of(mirror.files.get(path)?.content ?? ''), sha256, path);
-  }
-  const documents = [...mirror.files.keys()].filter((path) => path.startsWith('streams/'));
-  assert.deepEqual(documents.sort(), generation.documents.map(({ path }) => path).sort());
-}
-
-function stagedOn({ files }: MemoryMirror): string[] {
-  return [...files.keys()].filter((path) => path.startsWith(stagingFolder));
-}
+import {
+  assertPublished,
+  expected,
+  grace,
+  imagesOn,
+  master,
+  stagedOn,
+  startMaster,
+} from '../support/replicas.js';
 
 const small: ImageTree = {
   'x/20260101/lxd.tar.xz': 'meta 1',
@@ -192,9 +138,7 @@ describe('a sync', () => {
       },
     );
     assert.deepEqual(mirror.files, before);
-    await startMaster(mirror, () => small, { master: other, takeOver: true }).sync(() =>
-      generationOf({}),
-    );
+    await refused.sync(() => generationOf({}), { takeOver: true });
     assertPublished(mirror, generationOf({}));
   });
 

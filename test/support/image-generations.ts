@@ -95,13 +95,22 @@ export function liesOf(files: ReadonlyMap<string, { content: Uint8Array }>): str
   const images = files.get(paths.images)?.content;
   if (files.has(paths.index) && images === undefined) return ['index.json leads nowhere'];
   if (images === undefined) return [];
-  const { products } = parseImages(Buffer.from(images).toString());
-  const items = Object.values(products).flatMap(({ versions }) =>
-    Object.values(versions).flatMap((version) => Object.values(version.items)),
-  );
-  return items.flatMap(({ path, sha256, size }) => {
+  return itemsIn(images).flatMap(({ path, sha256, size }) => {
     const there = files.get(path)?.content;
     if (there === undefined) return [`${path} is not there`];
     return there.length === size && sha256Of(there) === sha256 ? [] : [`${path} differs`];
   });
+}
+
+/** The paths that `images.json` in `files` names. */
+export function namesIn(files: ReadonlyMap<string, { content: Uint8Array }>): string[] {
+  const images = files.get(paths.images)?.content;
+  return images === undefined ? [] : itemsIn(images).map(({ path }) => path);
+}
+
+function itemsIn(images: Uint8Array): { path: string; sha256: string; size: number }[] {
+  const { products } = parseImages(Buffer.from(images).toString());
+  return Object.values(products).flatMap(({ versions }) =>
+    Object.values(versions).flatMap((version) => Object.values(version.items)),
+  );
 }

@@ -24,6 +24,8 @@ export interface MemoryMirrorOptions {
    * rejects with. So a failure comes before the change, or in place of its acknowledgement.
    */
   fault?: (when: 'before' | 'after', operation: string, path: string) => void;
+  /** Called before each operation of whatever kind; what it throws is what the operation rejects with. */
+  begin?: (operation: string) => void;
   /** Called after each change. */
   changed?: () => void;
   link?: boolean;
@@ -32,7 +34,8 @@ export interface MemoryMirrorOptions {
 }
 
 export function memoryMirror(options: MemoryMirrorOptions = {}): MemoryMirror {
-  const { fault = () => {}, changed = () => {}, link = true, copy = true } = options;
+  const { fault = () => {}, changed = () => {}, begin = () => {} } = options;
+  const { link = true, copy = true } = options;
   const files = new Map<string, MemoryFile>();
   const folders = new Set<string>(['']);
   const counts = { operations: 0, put: 0, hashed: 0 };
@@ -47,8 +50,9 @@ export function memoryMirror(options: MemoryMirrorOptions = {}): MemoryMirror {
     if (file === undefined) throw missing(path);
     return file;
   };
-  const start = async (signal: AbortSignal | undefined) => {
+  const start = async (operation: string, signal: AbortSignal | undefined) => {
     counts.operations += 1;
+    begin(operation);
     signal?.throwIfAborted();
     await new Promise(setImmediate);
     signal?.throwIfAborted();
@@ -72,13 +76,13 @@ export function memoryMirror(options: MemoryMirrorOptions = {}): MemoryMirror {
       return { atomicReplace: true, sync: true, link, copy, software: 'memory' };
     },
     async stat(path, { signal } = {}) {
-      await start(signal);
+      await start('stat', signal);
       const file = files.get(path);
       if (file) return { kind: 'file', size: file.content.length, mtime: file.mtime };
       return folders.has(path) ? { kind: 'folder', size: 0, mtime: 0 } : undefined;
     },
     async list(path, { signal } = {}) {
-      await start(signal);
+      await start('list', signal);
       if (!folders.has(path)) return undefined;
       const inside = (each: string) => each !== '' && parentOf(each) === path;
       const name = (each: string) => each.slice(path === '' ? 0 : path.length + 1);
@@ -94,7 +98,7 @@ export function memoryMirror(options: MemoryMirrorOptions = {}): MemoryMirror {
       return entries;
     },
     async read(path, { signal, maxBytes }) {
-      await start(signal);
+      await start('read', signal);
       const file = files.get(path);
       if (file && file.content.length > maxBytes) {
         throw new ServerError('MIRROR_DAMAGED', `${path} is too large`, { hint: 'look again' });
@@ -102,7 +106,7 @@ export function memoryMirror(options: MemoryMirrorOptions = {}): MemoryMirror {
       return file && Buffer.from(file.content);
     },
     async hash(path, { signal, onBytes } = {}) {
-      await start(signal);
+      await start('hash', signal);
       const file = files.get(path);
       if (file === undefined) return undefined;
       counts.hashed += file.content.length;
@@ -111,7 +115,7 @@ export function memoryMirror(options: MemoryMirrorOptions = {}): MemoryMirror {
       return { size: file.content.length, sha256 };
     },
     async put(source, path, { signal, resume = true, onStart, onBytes } = {}) {
-      await start(signal);
+      await start('put', signal);
       needFolder(path);
       const there = resume ? files.get(path)?.content : undefined;
       const first = Math.max(0, Math.min(there?.length ?? 0, source.size) - resumeWindow);
@@ -142,14 +146,14 @@ export function memoryMirror(options: MemoryMirrorOptions = {}): MemoryMirror {
       return { start: first, sent: source.size - first };
     },
     async write(path, pieces, { signal } = {}) {
-      await start(signal);
+      await start('write', signal);
       needFolder(path);
       change('write', path, () => {
         files.set(path, { content: Buffer.concat(pieces), mtime: mirror.clock });
       });
     },
     async rename(from, to, { signal } = {}) {
-      await start(signal);
+      await start('rename', signal);
       const file = need(from);
       needFolder(to);
       change('rename', to, () => {
@@ -160,7 +164,7 @@ export function memoryMirror(options: MemoryMirrorOptions = {}): MemoryMirror {
       });
     },
     async link(from, to, { signal } = {}) {
-      await start(signal);
+      await start('link', signal);
       if (!link) return false;
       const file = need(from);
       needFolder(to);
@@ -169,7 +173,7 @@ export function memoryMirror(options: MemoryMirrorOptions = {}): MemoryMirror {
       return true;
     },
     async copy(from, to, { signal } = {}) {
-      await start(signal);
+      await start('copy', signal);
       if (!copy) return false;
       const { content } = need(from);
       needFolder(to);
@@ -177,23 +181,23 @@ export function memoryMirror(options: MemoryMirrorOptions = {}): MemoryMirror {
       return true;
     },
     async remove(path, { signal } = {}) {
-      await start(signal);
+      await start('remove', signal);
       change('remove', path, () => files.delete(path));
     },
     async makeFolder(path, { signal } = {}) {
-      await start(signal);
+      await start('makeFolder', signal);
       change('makeFolder', path, () => {
         for (let each = path; each !== ''; each = parentOf(each)) folders.add(each);
       });
     },
     async removeFolder(path, { signal } = {}) {
-      await start(signal);
+      await start('removeFolder', signal);
       if ([...files.keys(), ...folders].some((each) => each.startsWith(`${path}/`))) return false;
       change('removeFolder', path, () => folders.delete(path));
       return true;
     },
     async sync(_path, { signal } = {}) {
-      await start(signal);
+      await start('sync', signal);
     },
     async space() {
       return undefined;

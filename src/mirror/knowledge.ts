@@ -1,0 +1,62 @@
+/** What is known of a mirror from one piece of work to the next, for as long as the process runs. */
+import type { Files } from '../catalog/generation.js';
+import type { Entry } from '../catalog/manifest.js';
+import { missingFiles } from '../catalog/plan.js';
+import type { Present } from '../catalog/present.js';
+import { folderOf } from './names.js';
+
+export interface Knowledge {
+  /** Absent before the first look, and when what was known was of another manifest. */
+  present: Present | undefined;
+  /** Counts up whenever what is known of files changes. */
+  revision: number;
+  /** Paths at which a file may have been replaced. */
+  unsure: Set<string>;
+  /** Folders in which files got names that may not be on the disk of the mirror yet. */
+  unsynced: Set<string>;
+  /** Whether there may be something in the staging folder that will not be used. */
+  isLittered: boolean;
+  /** Whether the tree was found to be other than was known. */
+  isDoubtful: boolean;
+}
+
+export function createKnowledge(): Knowledge {
+  return {
+    present: undefined,
+    revision: 0,
+    unsure: new Set(),
+    unsynced: new Set(),
+    // Whatever the process before has left.
+    isLittered: true,
+    isDoubtful: false,
+  };
+}
+
+/** From now on `present` is what is known. */
+export function know(knowledge: Knowledge, present: Present | undefined): void {
+  knowledge.present = present;
+  knowledge.revision += 1;
+}
+
+/** Notes what is at `path` now; `undefined` where nothing of use is. */
+export function note(knowledge: Knowledge, path: string, entry: Entry | undefined): void {
+  if (entry === undefined) knowledge.present?.entries.delete(path);
+  else knowledge.present?.entries.set(path, entry);
+  knowledge.revision += 1;
+}
+
+/** A function that tells how many versions are not whole; it counts again only when something has changed. */
+export function createLagMeter(
+  knowledge: Knowledge,
+): (generation: { id: string; files: Files }) => number | undefined {
+  let last: { id: string; revision: number; lag: number } | undefined;
+  return ({ id, files }) => {
+    const { present, revision } = knowledge;
+    if (present === undefined) return undefined;
+    if (last?.id !== id || last.revision !== revision) {
+      const folders = new Set([...missingFiles(files, present.entries).keys()].map(folderOf));
+      last = { id, revision, lag: folders.size };
+    }
+    return last.lag;
+  };
+}

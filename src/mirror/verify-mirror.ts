@@ -1,0 +1,111 @@
+/** Reads what a mirror has back in full, and holds it against a generation. Changes nothing. */
+import type { Present } from '../catalog/present.js';
+import { compareNames } from '../catalog/tree.js';
+import { faultOf, sizeFault } from './check-files.js';
+import type { Generation } from './generation.js';
+import { inTurns } from './inspect.js';
+import { note } from './knowledge.js';
+import { look, namesIn } from './look.js';
+import type { Work } from './work.js';
+
+/** One thing on a mirror that is not as published. */
+export interface MirrorDamage {
+  path: string;
+  /** The end of the sentence that begins with the path. */
+  reason: string;
+}
+
+export interface Findings {
+  /** How many files were read back, documents too, and their bytes. */
+  files: number;
+  bytes: number;
+  /** In path order. */
+  damage: MirrorDamage[];
+  /** Files of the images that no document names, and that are not kept for their grace time; in path order. */
+  extra: string[];
+  /** What is known by now. */
+  present: Present;
+}
+
+/** @throws ServerError as the mirror does; MIRROR_TAKEN; the reason of an abort. */
+export async function verifyMirror(work: Work, generation: Generation): Promise<Findings> {
+  const { mirror, knowledge, meter } = work;
+  const present = await look(work, generation, { inspect: true });
+  const findings = { files: 0, bytes: 0, damage: [] as MirrorDamage[], present };
+  const extra = await readDocuments(work, generation, findings);
+  const kept = [...present.entries].flatMap(([path, { size, sha256 }]) =>
+    sha256 === undefined || generation.files.has(path) ? [] : [{ path, size, sha256 }],
+  );
+  const files = [...generation.files].map(([path, facts]) => ({ path, ...facts }));
+  meter.begin('check', [...files, ...kept]);
+  const readBack = async (file: (typeof files)[number]) => {
+    const { path, size } = file;
+    const entry = present.entries.get(path);
+    const isWhole = entry?.size === size;
+    if (isWhole) {
+      findings.files += 1;
+      findings.bytes += size;
+    } else meter.move(size);
+    const fault = isWhole ? await faultOf(work, file) : otherFault(entry, size);
+    meter.move(0, 1);
+    return { entry, fault };
+  };
+  await inTurns(files, mirror.parallel, async (file) => {
+    const { path, size, sha256 } = file;
+    const { entry, fault } = await readBack(file);
+    if (fault !== undefined) findings.damage.push({ path, reason: fault });
+    note(knowledge, path, fault === undefined ? { ...entry, size, sha256 } : undefined);
+  });
+  // Nothing names these, and nothing can mend them; but their content could be taken for others.
+  await inTurns(kept, mirror.parallel, async (file) => {
+    const { entry, fault } = await readBack(file);
+    if (entry === undefined || fault === undefined) return;
+    const { sha256, ...unknown } = entry;
+    note(knowledge, file.path, unknown);
+  });
+  findings.damage.sort((a, b) => compareNames(a.path, b.path));
+  return { ...findings, extra };
+}
+
+/** What is wrong with a file that need not be read to tell. */
+function otherFault(entry: { size: number } | undefined, size: number): string {
+  return entry === undefined ? 'is not there' : sizeFault(entry.size, size);
+}
+
+/** Reads the documents, and learns what they name. @returns the files that nobody has a use for. */
+async function readDocuments(
+  work: Work,
+  generation: Generation,
+  findings: Omit<Findings, 'extra'>,
+): Promise<string[]> {
+  const { mirror, signal } = work;
+  const { damage, present } = findings;
+  const { documents, entries, named, recorded } = present;
+  await inTurns([...generation.documents], mirror.parallel, async ({ path, size, sha256 }) => {
+    const there = await mirror.hash(path, signal);
+    if (there === undefined) {
+      documents.delete(path);
+      damage.push({ path, reason: 'is not there' });
+      return;
+    }
+    documents.set(path, there.sha256);
+    findings.files += 1;
+    findings.bytes += there.size;
+    if (there.sha256 === sha256) return;
+    const reason =
+      there.size === size
+        ? `has SHA-256 ${there.sha256}, published is ${sha256}`
+        : sizeFault(there.size, size);
+    damage.push({ path, reason });
+  });
+  const published = new Set(generation.documents.map(({ path }) => path));
+  for (const path of documents.keys()) {
+    if (!published.has(path)) damage.push({ path, reason: 'is there, and not published' });
+  }
+  const names = await namesIn(work, generation, { contents: documents, every: true });
+  for (const path of names) named.add(path);
+  const isKept = (path: string) => recorded?.entries.get(path)?.since !== undefined;
+  return [...entries.keys()]
+    .filter((path) => !generation.files.has(path) && !names.has(path) && !isKept(path))
+    .sort(compareNames);
+}

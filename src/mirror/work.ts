@@ -1,0 +1,99 @@
+/** What all stages of the work on a mirror share. */
+import { setMaxListeners } from 'node:events';
+import type { Manifest, Master } from '../catalog/manifest.js';
+import { noteRecord, type Present } from '../catalog/present.js';
+import type { Logger } from '../log.js';
+import type { Generation } from './generation.js';
+import { inTurns } from './inspect.js';
+import type { Knowledge } from './knowledge.js';
+import type { ListCache, ManifestStore } from './manifest-store.js';
+import type { Mirror } from './mirror.js';
+import { ownFolder } from './names.js';
+import { createMeter, type Progress, type ProgressMeter } from './progress.js';
+import type { OpenSource } from './send.js';
+
+export interface ReplicatorOptions {
+  mirror: Mirror;
+  master: Master;
+  /** The folder of the images, relative to the root. */
+  images: string;
+  /** For how long a file outlives the last document that named it, in milliseconds. */
+  grace: number;
+  openSource: OpenSource;
+  cache: ListCache;
+  log: Logger;
+  /** How often to record what has been sent, in milliseconds. Default: 5,000. */
+  recordEvery?: number;
+  /** Bytes of large files that may be under way at once. Default: four times `resumeWindow`. */
+  window?: number;
+  /** Milliseconds since 1970. Default: the clock. */
+  now?: () => number;
+}
+
+/** One piece of work on a mirror, from its look to its end. */
+export interface Work extends Omit<ReplicatorOptions, 'master' | 'cache' | 'log'> {
+  store: ManifestStore;
+  knowledge: Knowledge;
+  newest: () => Generation;
+  /** For every operation on the mirror. */
+  signal: { signal?: AbortSignal };
+  takeOver: boolean;
+  meter: ProgressMeter;
+  /** Folders that are there, or are being made. */
+  folders: Map<string, Promise<void>>;
+  /** Documents that are in the staging folder, or on their way, by their SHA-256. */
+  documents: Map<string, Promise<void>>;
+  /** What earlier work has left in the staging folder and may be used: bytes, by SHA-256. */
+  left: Map<string, number>;
+}
+
+export interface WorkSettings {
+  signal?: AbortSignal;
+  takeOver?: boolean;
+  onProgress?: (progress: Progress) => void;
+}
+
+export function createWork(
+  shared: Pick<Work, 'store' | 'knowledge' | 'newest'> & ReplicatorOptions,
+  { signal, takeOver = false, onProgress }: WorkSettings,
+): Work {
+  // Every operation under way listens.
+  if (signal !== undefined) setMaxListeners(0, signal);
+  return {
+    ...shared,
+    signal: signal === undefined ? {} : { signal },
+    takeOver,
+    meter: createMeter(onProgress),
+    folders: new Map(),
+    documents: new Map(),
+    left: new Map(),
+  };
+}
+
+/** Whether a newer generation has come. */
+export function isOld({ newest }: Work, { id }: Generation): boolean {
+  return newest().id !== id;
+}
+
+/** Makes a folder, once. */
+export function makeFolder({ mirror, folders, signal }: Work, path: string): Promise<void> {
+  const making = folders.get(path) ?? mirror.makeFolder(path, signal);
+  folders.set(path, making);
+  making.catch(() => folders.delete(path));
+  return making;
+}
+
+/** Writes the manifest. */
+export async function writeRecord(work: Work, record: Manifest, present: Present): Promise<void> {
+  await makeFolder(work, ownFolder);
+  await work.store.write(record, work.signal);
+  noteRecord(present, record);
+}
+
+/** Has the names that files have got written to the disk of the mirror: documents may name them then. */
+export async function syncFolders({ mirror, knowledge, signal }: Work): Promise<void> {
+  await inTurns([...knowledge.unsynced], mirror.parallel, async (path) => {
+    await mirror.sync(path, signal);
+    knowledge.unsynced.delete(path);
+  });
+}
