@@ -212,6 +212,8 @@ describe('a connection', programs, () => {
     const pidFile = join(await temporaryFolder(t), 'pid');
     const { open } = await createSftpServer(t, { settings: `PidFile ${pidFile}` });
     const mirror = open();
+    // It says that it listens before it writes the file.
+    await mirror.stat('');
     const sshd = Number(await readFile(pidFile, 'utf8'));
     let killed = false;
     const onBytes = () => {
