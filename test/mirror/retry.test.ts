@@ -1,102 +1,439 @@
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
 import { type ErrorCode, ServerError } from '../../src/errors.js';
-import { pauseAfter, retry } from '../../src/mirror/retry.js';
+import { type Mirror, resumeWindow } from '../../src/mirror/mirror.js';
+import { stagingFolder, stagingPath } from '../../src/mirror/names.js';
+import { pauseAfter, type RetryOptions, withRetry } from '../../src/mirror/retry.js';
+import { memoryLog } from '../support/memory-log.js';
+import { type MemoryMirrorOptions, memoryMirror } from '../support/memory-mirror.js';
+import { failsWith, sourceOf } from './conformance.js';
 
-const failure = (code: ErrorCode) => new ServerError(code, 'It has failed', { hint: 'wait' });
+const failure = (code: ErrorCode, message = 'It has failed') =>
+  new ServerError(code, message, { hint: 'wait' });
+const sha256 = (bytes: Uint8Array) => createHash('sha256').update(bytes).digest('hex');
 
-/** Options under which no time goes by, and the pauses that were asked for. */
-function timeless(random = 0) {
+type Operation = Exclude<keyof Mirror, 'parallel' | 'close'>;
+
+interface Fault {
+  /** Before it is done, or in place of its answer. */
+  when: 'before' | 'after';
+  error?: ServerError;
+}
+
+interface SetUpOptions extends MemoryMirrorOptions {
+  /** What operations meet with, one call after the other. */
+  faults?: { [Name in Operation]?: readonly (Fault | undefined)[] };
+  retry?: Partial<RetryOptions>;
+}
+
+/** A mirror in memory behind the wrapper; no time goes by in its pauses. */
+function setUp({ faults = {}, retry = {}, ...options }: SetUpOptions = {}) {
+  const memory = memoryMirror(options);
+  const calls: string[] = [];
+  const link: Mirror['link'] = async (from, to) =>
+    // As sshd, which does not say why.
+    !memory.files.has(to) && (await memory.link(from, to));
+  const inner = new Proxy(
+    { ...memory, link },
+    {
+      get(target, name: keyof Mirror) {
+        if (name === 'parallel') return target.parallel;
+        return async (...given: never[]) => {
+          const fault = faults[name as Operation]?.[calls.filter((each) => each === name).length];
+          calls.push(name);
+          const error = fault?.error ?? failure('MIRROR_DOWN');
+          if (fault?.when === 'before') throw error;
+          const result = await (target[name] as (...given: never[]) => Promise<unknown>)(...given);
+          if (fault?.when === 'after') throw error;
+          return result;
+        };
+      },
+    },
+  );
   const pauses: number[] = [];
-  const ending = new AbortController();
-  const pause = async (milliseconds: number) => void pauses.push(milliseconds);
-  return { pauses, ending, options: { signal: ending.signal, random: () => random, pause } };
+  const mirror = withRetry(inner, {
+    log: memoryLog().log,
+    random: () => 0,
+    pause: async (milliseconds) => void pauses.push(milliseconds),
+    ...retry,
+  });
+  const put = (path: string, text: string) => memory.write(path, [Buffer.from(text)]);
+  return { memory, mirror, calls, pauses, put };
 }
 
-/** Fails with each of `codes`, then succeeds. */
-function failing(codes: readonly ErrorCode[]) {
-  let calls = 0;
-  return async () => {
-    const code = codes[calls++];
-    if (code !== undefined) throw failure(code);
-    return calls;
-  };
-}
-
-describe('what has failed', () => {
-  test('is tried again, each time after twice as long, up to the longest pause', async () => {
-    const { pauses, options } = timeless();
-    const codes = Array.from({ length: 11 }, () => 'MIRROR_DOWN' as const);
-    assert.equal(await retry(failing(codes), options), 12);
-    const seconds = [0.5, 1, 2, 4, 8, 16, 32, 64, 128, 150, 150];
-    assert.deepEqual(
-      pauses,
-      seconds.map((each) => each * 1000),
-    );
+/** Pauses that do not end by themselves. */
+function endlessPause() {
+  const asked: AbortSignal[] = [];
+  let resolve = () => {};
+  const begun = new Promise<void>((begin) => {
+    resolve = begin;
   });
-
-  test('is tried again soon after it has got somewhere', async () => {
-    const { pauses, options } = timeless();
-    const attempt = failing(Array.from({ length: 6 }, () => 'MIRROR_DOWN' as const));
-    let calls = 0;
-    await retry(async ({ progress }) => {
-      if (++calls === 5) progress();
-      return await attempt();
-    }, options);
-    assert.deepEqual(pauses, [500, 1000, 2000, 4000, 500, 1000]);
-  });
-
-  test('is tried rarely where room or rights are missing', async () => {
-    const { pauses, options } = timeless();
-    await retry(failing(['MIRROR_FULL', 'MIRROR_DENIED']), options);
-    assert.deepEqual(pauses, [150_000, 150_000]);
-  });
-
-  for (const code of ['MIRROR_AUTH', 'MIRROR_TAKEN'] as const) {
-    test(`is left alone with ${code}, until someone ends it`, async () => {
-      const { pauses, options, ending } = timeless();
-      const told: unknown[] = [];
-      const waiting = retry(failing([code]), {
-        ...options,
-        onFailure: (error, { after }) => {
-          told.push((error as ServerError).code, after);
-          setImmediate(() => ending.abort(new Error('a new configuration')));
-        },
-      });
-      await assert.rejects(waiting, /a new configuration/);
-      assert.deepEqual([pauses, told], [[], [code, undefined]]);
+  const pause = (_: number, signal: AbortSignal) => {
+    asked.push(signal);
+    resolve();
+    return new Promise<void>((_resolve, reject) => {
+      signal.addEventListener('abort', () => reject(signal.reason));
     });
+  };
+  return { pause, asked, begun };
+}
+
+const before: Fault = { when: 'before' };
+const after: Fault = { when: 'after' };
+const always = Array.from({ length: 100 }, () => before);
+
+const content = Buffer.from('the content');
+const staged = stagingPath(sha256(content));
+
+/** Each operation, and what it gives in a tree with `file`, the staged content and two folders. */
+const operations: [Operation, (mirror: Mirror) => Promise<unknown>][] = [
+  ['capabilities', (mirror) => mirror.capabilities()],
+  ['stat', (mirror) => mirror.stat('file')],
+  ['list', (mirror) => mirror.list('')],
+  ['read', (mirror) => mirror.read('file', { maxBytes: 100 })],
+  ['hash', (mirror) => mirror.hash('file')],
+  ['put', (mirror) => mirror.put(sourceOf(content), 'new')],
+  ['write', (mirror) => mirror.write('new', [content])],
+  ['rename', (mirror) => mirror.rename(staged, 'file')],
+  ['link', (mirror) => mirror.link('file', 'new')],
+  ['copy', (mirror) => mirror.copy('file', 'new')],
+  ['remove', (mirror) => mirror.remove('file')],
+  ['makeFolder', (mirror) => mirror.makeFolder('a/b')],
+  ['removeFolder', (mirror) => mirror.removeFolder('empty')],
+  ['sync', (mirror) => mirror.sync('')],
+  ['space', (mirror) => mirror.space()],
+];
+
+async function fill({ memory, put }: ReturnType<typeof setUp>): Promise<void> {
+  await memory.makeFolder(stagingFolder);
+  await memory.makeFolder('empty');
+  await put('file', 'what was there');
+  await put(staged, content.toString());
+}
+
+describe('a mirror that is cut off for a moment', () => {
+  for (const [name, operation] of operations) {
+    for (const fault of [before, after]) {
+      test(`does ${name} again where it failed ${fault.when} it was done`, async () => {
+        const calm = setUp();
+        await fill(calm);
+        const expected = await operation(calm.mirror);
+        assert.deepEqual(calm.calls, [name]);
+        const shaken = setUp({ faults: { [name]: [fault] } });
+        await fill(shaken);
+        const result = await operation(shaken.mirror);
+        // What was sent twice is counted twice.
+        const isSentTwice = name === 'put' && fault === after;
+        assert.deepEqual(result, isSentTwice ? { start: 0, sent: 2 * content.length } : expected);
+        assert.deepEqual(contentsOf(shaken), contentsOf(calm));
+        assert.deepEqual(shaken.pauses, [375]);
+      });
+    }
   }
 
-  test('is not tried again where it is a bug of ours, or the end has come', async () => {
-    const { pauses, options, ending } = timeless();
-    await assert.rejects(
-      retry(async () => {
-        throw new TypeError('a bug');
-      }, options),
-      TypeError,
-    );
-    const last = retry(async () => {
-      ending.abort(new Error('the end'));
-      throw failure('MIRROR_DOWN');
-    }, options);
-    await assert.rejects(last, /It has failed/);
-    await assert.rejects(retry(failing([]), options), /the end/);
-    assert.deepEqual(pauses, []);
+  test('fails at once with all that is no interruption', async () => {
+    const bug = new TypeError('a bug');
+    const codes = ['AUTH', 'FULL', 'DENIED', 'MISSING', 'DAMAGED'] as const;
+    for (const error of [...codes.map((code) => failure(`MIRROR_${code}`)), bug]) {
+      const { mirror, pauses } = setUp({
+        faults: { stat: [{ when: 'before', error: error as ServerError }] },
+      });
+      await assert.rejects(mirror.stat('file'), (thrown) => thrown === error);
+      assert.deepEqual(pauses, []);
+    }
+  });
+
+  test('is given up after a few attempts, with the last error', async () => {
+    const last = failure('MIRROR_DOWN', 'the last');
+    const logins = [...Array.from({ length: 4 }, () => before), { ...before, error: last }];
+    const { mirror, calls, pauses } = setUp({ faults: { stat: always, capabilities: logins } });
+    await assert.rejects(mirror.stat('file'), (error) => error === last);
+    assert.deepEqual(pauses, [375, 750, 1500, 2500, 2500]);
+    assert.deepEqual(calls, ['stat', ...Array.from({ length: 5 }, () => 'capabilities')]);
+  });
+
+  test('is given up, too, where logins succeed and the operation never does', async () => {
+    const { mirror, calls } = setUp({ faults: { stat: always }, retry: { attempts: 3 } });
+    await assert.rejects(mirror.stat('file'), failsWith('MIRROR_DOWN'));
+    assert.deepEqual(calls, ['stat', 'capabilities', 'stat', 'capabilities', 'stat']);
+  });
+
+  test('is given up where its silence has taken long enough', async () => {
+    let time = 0;
+    const pause = async () => {
+      time += 1000;
+    };
+    const retry = { now: () => time, pause, patience: 1500, attempts: 100 };
+    const { mirror, calls } = setUp({ faults: { stat: always, capabilities: always }, retry });
+    await assert.rejects(mirror.stat('file'), failsWith('MIRROR_DOWN'));
+    assert.deepEqual(calls, ['stat', 'capabilities', 'capabilities']);
+  });
+
+  test('fails with what its return is met with', async () => {
+    const error = failure('MIRROR_AUTH');
+    const { mirror } = setUp({
+      faults: { stat: [before], capabilities: [{ when: 'before', error }] },
+    });
+    await assert.rejects(mirror.stat('file'), (thrown) => thrown === error);
+  });
+
+  test('is pardoned for earlier failures when it was given up', async () => {
+    const faults = { stat: always.slice(0, 2) };
+    const { mirror, pauses } = setUp({ faults, retry: { attempts: 2 } });
+    await assert.rejects(mirror.stat(''), failsWith('MIRROR_DOWN'));
+    assert.equal((await mirror.stat(''))?.kind, 'folder');
+    assert.deepEqual(pauses, [375]);
   });
 });
 
-test('pauses are from half of what is due up to all of it, however often it has failed', () => {
-  fc.assert(
-    fc.property(
-      fc.integer({ min: 1, max: 100_000 }),
-      fc.double({ min: 0, max: 1, noNaN: true }),
-      (failures, random) => {
-        const due = Math.min(300_000, 1000 * 2 ** (failures - 1));
-        const after = pauseAfter(failure('MIRROR_DOWN'), { failures, random: () => random });
-        assert.ok(after !== undefined && after >= due / 2 && after <= due, String(after));
+function contentsOf({ memory }: ReturnType<typeof setUp>) {
+  const files = [...memory.files].map(([path, file]) => [path, file.content.toString()]);
+  return { files: new Map(files as [string, string][]), folders: memory.folders };
+}
+
+describe('many operations that fail at the same moment', () => {
+  test('share one pause and one login', async () => {
+    const faults = { stat: always, capabilities: [before, before] };
+    const { mirror, calls, pauses } = setUp({ faults });
+    await Promise.all(Array.from({ length: 100 }, () => mirror.stat('')));
+    assert.deepEqual(pauses, [375, 750, 1500]);
+    assert.equal(calls.filter((each) => each === 'capabilities').length, 3);
+    assert.equal(calls.length, 203);
+  });
+
+  test('fail with one error where the mirror does not come back', async () => {
+    const { mirror, calls } = setUp({ faults: { stat: always, capabilities: always } });
+    const results = await Promise.allSettled(Array.from({ length: 100 }, () => mirror.stat('')));
+    const reasons = results.map((result) => result.status === 'rejected' && result.reason);
+    assert.equal(new Set(reasons).size, 1);
+    failsWith('MIRROR_DOWN')(reasons[0]);
+    assert.equal(calls.length, 105);
+  });
+
+  test('hold up those that begin meanwhile', async () => {
+    const { begun, pause } = endlessPause();
+    const { mirror, calls } = setUp({ faults: { stat: [before] }, retry: { pause } });
+    const first = assert.rejects(mirror.stat(''), failsWith('MIRROR_DOWN'));
+    await begun;
+    const second = assert.rejects(mirror.list(''), failsWith('MIRROR_DOWN'));
+    await new Promise(setImmediate);
+    assert.deepEqual(calls, ['stat']);
+    await mirror.close();
+    await Promise.all([first, second]);
+    assert.deepEqual(calls, ['stat', 'close']);
+  });
+
+  test('end each with its own signal, and the pause with the last', async () => {
+    const { begun, pause, asked } = endlessPause();
+    const { mirror, calls } = setUp({ faults: { stat: always.slice(0, 2) }, retry: { pause } });
+    const endings = [new AbortController(), new AbortController()];
+    const waiting = endings.map(({ signal }) => mirror.stat('', { signal }));
+    const ends = waiting.map((each, index) =>
+      assert.rejects(each, (error) => error === `reason ${index}`),
+    );
+    await begun;
+    endings[0]?.abort('reason 0');
+    await ends[0];
+    assert.equal(asked[0]?.aborted, false);
+    endings[1]?.abort('reason 1');
+    await ends[1];
+    assert.equal(asked[0]?.aborted, true);
+    // Nobody waits any more: the next one asks the mirror.
+    assert.equal((await mirror.stat(''))?.kind, 'folder');
+    assert.deepEqual(calls, ['stat', 'stat', 'stat']);
+  });
+
+  test('are not tried again once the mirror is closed', async () => {
+    const { mirror, pauses } = setUp({ faults: { stat: always } });
+    await mirror.close();
+    await assert.rejects(mirror.stat(''), failsWith('MIRROR_DOWN'));
+    assert.deepEqual(pauses, []);
+  });
+
+  test('wait by a timer of their own', async () => {
+    const { memory } = setUp();
+    let calls = 0;
+    const inner = {
+      ...memory,
+      stat: async () => {
+        if (++calls === 1) throw failure('MIRROR_DOWN');
+        return undefined;
       },
-    ),
-  );
+    };
+    assert.equal(await withRetry(inner, { log: memoryLog().log }).stat(''), undefined);
+    assert.equal(calls, 2);
+  });
+});
+
+describe('a rename whose answer is lost', () => {
+  test('is known by the content of a staged file', async () => {
+    const shaken = setUp({ faults: { rename: [after] } });
+    await fill(shaken);
+    await shaken.mirror.rename(staged, 'file');
+    assert.deepEqual(shaken.calls, ['rename', 'capabilities', 'stat', 'stat', 'hash']);
+  });
+
+  test('is not taken for done where the target has other content, or is none', async () => {
+    for (const target of ['file', 'none', 'empty']) {
+      const shaken = setUp({ faults: { rename: [before] } });
+      await fill(shaken);
+      await shaken.memory.remove(staged);
+      await assert.rejects(shaken.mirror.rename(staged, target), failsWith('MIRROR_DOWN'));
+    }
+  });
+
+  test('is not taken for done where nothing tells what has to be there', async () => {
+    const shaken = setUp({ faults: { rename: [after] } });
+    await fill(shaken);
+    const name = `${sha256(content)}`;
+    await shaken.put(name, content.toString());
+    await assert.rejects(shaken.mirror.rename(name, 'file'), failsWith('MIRROR_DOWN'));
+    assert.deepEqual(shaken.calls, ['rename', 'capabilities', 'stat']);
+  });
+
+  test('is known, too, where it was done after the look', async () => {
+    const late = { when: 'after', error: failure('MIRROR_MISSING') } as const;
+    for (const name of [staged, 'other']) {
+      const shaken = setUp({ faults: { rename: [before, late] } });
+      await fill(shaken);
+      await shaken.put('other', 'x');
+      const renaming = shaken.mirror.rename(name, 'file');
+      if (name === staged) await renaming;
+      else await assert.rejects(renaming, failsWith('MIRROR_MISSING'));
+    }
+  });
+
+  test('tells what is missing where no answer was lost', async () => {
+    const { mirror, calls } = setUp();
+    await assert.rejects(mirror.rename(staged, 'file'), failsWith('MIRROR_MISSING'));
+    assert.deepEqual(calls, ['rename']);
+  });
+});
+
+test('a link whose answer is lost is taken for done where it is there, or else cannot be made', async () => {
+  const cannot = setUp({ faults: { link: [before] }, link: false });
+  await fill(cannot);
+  assert.equal(await cannot.mirror.link('file', 'new'), false);
+  // What stands there makes a second one fail, as where there are no links at all.
+  const shaken = setUp({ faults: { link: [before] }, link: false });
+  await fill(shaken);
+  await shaken.put('new', 'linked by the first attempt');
+  assert.equal(await shaken.mirror.link('file', 'new'), true);
+});
+
+describe('counts', () => {
+  const large = Buffer.alloc(60 * 2 ** 20, 'x');
+  const piece = large.length / 3;
+
+  test('of what is read again are taken back', async () => {
+    const { mirror, put } = setUp({ faults: { hash: [after, before, after] } });
+    await put('file', 'content');
+    const counts: number[] = [];
+    await mirror.hash('file', { onBytes: (count) => counts.push(count) });
+    assert.deepEqual(counts, [7, -7, 7, -7, 7]);
+  });
+
+  test('of what is sent again are taken back, and it starts once', async () => {
+    let puts = 0;
+    const { mirror, memory, calls } = setUp({
+      fault: (when, operation) => {
+        if (operation === 'put' && when === 'before' && ++puts === 3) throw failure('MIRROR_DOWN');
+      },
+    });
+    const counts: [string, number][] = [];
+    const result = await mirror.put(sourceOf(large), 'file', {
+      onStart: (offset) => counts.push(['start', offset]),
+      onBytes: (count) => counts.push(['bytes', count]),
+    });
+    const start = 2 * piece - resumeWindow;
+    assert.deepEqual(counts, [
+      ['start', 0],
+      ['bytes', piece],
+      ['bytes', piece],
+      ['bytes', -resumeWindow],
+      ['bytes', piece],
+      ['bytes', large.length - start - piece],
+    ]);
+    assert.deepEqual(result, { start, sent: large.length + resumeWindow });
+    assert.ok(memory.files.get('file')?.content.equals(large));
+    assert.deepEqual(calls, ['put', 'capabilities', 'put']);
+  });
+
+  test('are continued only from what has been sent, where it starts anew', async () => {
+    for (const fault of [before, after]) {
+      const { mirror, memory, calls } = setUp({ faults: { put: [fault] } });
+      await memory.write('file', [Buffer.alloc(large.length, 'other')]);
+      const { start } = await mirror.put(sourceOf(large), 'file', { resume: false });
+      assert.equal(start, fault === before ? 0 : large.length - resumeWindow);
+      assert.ok(memory.files.get('file')?.content.equals(large));
+      assert.deepEqual(calls, ['put', 'capabilities', 'put']);
+    }
+  });
+
+  test('that rise let an upload fail more often than otherwise', async () => {
+    let pieces = 0;
+    const { mirror, memory, calls } = setUp({
+      retry: { attempts: 2 },
+      // The second piece of every attempt.
+      fault: (when, operation) => {
+        if (operation === 'put' && when === 'before' && ++pieces % 2 === 0) {
+          throw failure('MIRROR_DOWN');
+        }
+      },
+    });
+    await mirror.put(sourceOf(large), 'file', {});
+    assert.ok(memory.files.get('file')?.content.equals(large));
+    assert.ok(calls.filter((each) => each === 'put').length > 5);
+  });
+
+  test('that rise to the same again do not', async () => {
+    const { mirror, memory, calls } = setUp({
+      retry: { attempts: 4 },
+      fault: (_when, operation) => {
+        if (operation === 'put' && (memory.files.get('file')?.content.length ?? 0) > 0) {
+          throw failure('MIRROR_DOWN');
+        }
+      },
+    });
+    await assert.rejects(
+      mirror.put(sourceOf(large), 'file'),
+      failsWith('MIRROR_DOWN', /It has failed/),
+    );
+    assert.equal(calls.filter((each) => each === 'put').length, 4);
+  });
+});
+
+describe('a pause', () => {
+  const random = fc.double({ min: 0, max: 1, noNaN: true });
+  const failures = fc.integer({ min: 1, max: 100_000 });
+  const at = (count: number, value: number) =>
+    pauseAfter(failure('MIRROR_DOWN'), { failures: count, random: () => value }) ?? Number.NaN;
+
+  test('is from half of what is due up to all of it, however often it has failed', () => {
+    fc.assert(
+      fc.property(failures, random, (count, value) => {
+        const due = Math.min(300_000, 1000 * 2 ** (count - 1));
+        const pause = at(count, value);
+        assert.ok(pause >= due / 2 && pause <= due, `${pause}`);
+      }),
+    );
+  });
+
+  test('is never shorter after more failures with the same chance', () => {
+    fc.assert(
+      fc.property(failures, failures, random, (one, other, value) => {
+        assert.ok(at(Math.min(one, other), value) <= at(Math.max(one, other), value));
+      }),
+    );
+  });
+
+  test('is the longest at once where room or rights are missing, and none where waiting is no use', () => {
+    const options = { failures: 1, random: () => 0, longest: 600 };
+    const pauses = (['MIRROR_FULL', 'MIRROR_DENIED', 'MIRROR_AUTH', 'MIRROR_TAKEN'] as const).map(
+      (code) => pauseAfter(failure(code), options),
+    );
+    assert.deepEqual(pauses, [300, 300, undefined, undefined]);
+  });
 });
