@@ -1,5 +1,5 @@
 /**
- * The story on one page: scan → digest → catalogue → publish.
+ * The story on one page: scan → digest → catalogue → publish → what mirrors are to get.
  */
 import { join, relative } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
@@ -22,10 +22,11 @@ import { compareNames, type Problem, productPath } from './catalog/tree.js';
 import { digestProducts } from './digesting.js';
 import { imagesFolder, imagesFolderError } from './disk/images-folder.js';
 import type { Pool } from './disk/pool.js';
-import { createPublisher } from './disk/publish.js';
+import { createPublisher, type Documents, type Publisher } from './disk/publish.js';
 import { createRecordStore, type Kept } from './disk/record-store.js';
 import { ServerError, systemCode } from './errors.js';
 import type { Logger } from './log.js';
+import { type Generation, makeGeneration } from './mirror/generation.js';
 import { type Scan, scanTree, stillSame } from './scanning.js';
 
 export interface PipelineOptions {
@@ -90,6 +91,8 @@ export interface Pipeline {
   configure(publish: PipelineOptions['publish']): void;
   /** Keeps for other processes what the runs have learned, unless that is done. */
   save(): Promise<void>;
+  /** What the last run published, or found published; `undefined` before there was one that came to its end. */
+  generation(): Promise<Generation | undefined>;
   /** Products that are to be looked at again though nothing changes, and when, in milliseconds since 1970. */
   pending(): Map<string, number>;
 }
@@ -98,7 +101,7 @@ export interface Pipeline {
 export function createPipeline(options: PipelineOptions): Pipeline {
   const { paths, pool, log, saveEvery = 30_000 } = options;
   const prefix = relative(paths.root, paths.images);
-  const indexPath = relative(paths.root, join(paths.streams, 'images.json'));
+  const pathOf = (document: string) => relative(paths.root, join(paths.streams, document));
   const store = createRecordStore({ stateDir: paths.state, imagesDir: paths.images, prefix, log });
   const publisherFor = ({ gzip }: PipelineOptions['publish']) =>
     createPublisher({ streamsDir: paths.streams, gzip, log });
@@ -111,6 +114,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
   let rebuilding = false;
   const departed = createDeparted();
   let admitted: Admitted | undefined;
+  let current: Publication | undefined;
   /** What lies above the products and cannot be published. */
   let above: Problem[] = [];
 
@@ -136,6 +140,9 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       const records = inProductOrder(stock.records);
       admitted = admit(records, admitted);
       const published = await publish(admitted, { records, kept });
+      if (current?.of !== admitted || current.publisher !== publisher) {
+        current = { of: admitted, publisher, at: Date.now() };
+      }
       ms.publish = clock();
       if (!passing) await save();
 
@@ -149,6 +156,11 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       settings = publish;
     },
     save,
+    async generation() {
+      if (current === undefined) return undefined;
+      current.generation ??= generationOf(current);
+      return await current.generation;
+    },
     pending() {
       const records = [...(last?.records.values() ?? [])];
       return new Map(
@@ -243,7 +255,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
 
   /** Publishes, unless nothing has changed and the documents are the ones made of these very entries. */
   async function publish(
-    { entries, aliases }: Admitted,
+    admitted: Admitted,
     { records, kept }: { records: ProductRecord[]; kept: Kept },
   ): Promise<string[]> {
     const isOld = (record: ProductRecord) => kept.records.get(record.path) === record;
@@ -256,18 +268,37 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       last = { records: byPath(records), documents: kept.documents };
       return [];
     }
-    const heads = entries.map(({ head }) => head);
-    const updated = newest(heads);
-    const index = Buffer.from(indexText(heads, { updated, path: indexPath }));
-    const images = buildImages({ products: entries, aliases, updated });
     isSaved = false;
-    const published = await publisher.publish({ images, index }).catch(async (error: unknown) => {
-      await keep(records);
-      throw error;
-    });
+    const published = await publisher
+      .publish(documentsOf(admitted))
+      .catch(async (error: unknown) => {
+        await keep(records);
+        throw error;
+      });
     const documents = await publisher.present();
     last = { records: byPath(records), documents };
     return published;
+  }
+
+  function documentsOf({ entries, aliases }: Admitted): Documents {
+    const heads = entries.map(({ head }) => head);
+    const updated = newest(heads);
+    return {
+      images: buildImages({ products: entries, aliases, updated }),
+      index: Buffer.from(indexText(heads, { updated, path: pathOf('images.json') })),
+    };
+  }
+
+  async function generationOf({ of, publisher, at }: Publication): Promise<Generation> {
+    const files = await publisher.filesOf(documentsOf(of));
+    return makeGeneration({
+      products: of.entries,
+      aliases: of.aliases,
+      updated: newest(of.entries.map(({ head }) => head)),
+      at,
+      documents: files.map(({ name, content }) => ({ path: pathOf(name), content })),
+      paths: { images: pathOf('images.json'), index: pathOf('index.json') },
+    });
   }
 
   async function save(): Promise<void> {
@@ -298,6 +329,16 @@ type DigestContext = Required<Pick<RunOptions, 'onStage'>> & {
 /** All that is known of the tree at last. */
 interface Stock extends Pick<RunResult, 'read' | 'problems'> {
   records: ProductRecord[];
+}
+
+/** What stands in the documents. */
+interface Publication {
+  of: Admitted;
+  publisher: Publisher;
+  /** When it was published or first found so, in milliseconds since 1970. */
+  at: number;
+  /** Made when somebody asks for it. */
+  generation?: Promise<Generation>;
 }
 
 /** What a run may still know that is to read everything again. */

@@ -875,6 +875,70 @@ describe('a passing run', () => {
   });
 });
 
+describe('a generation', () => {
+  const contentOf = async (root: string, path: string) => await readFile(join(root, path));
+
+  test('is what stands in the root: the documents, and every file that they name', async (t) => {
+    const site = await makeSite(t);
+    await fillTree(site.root);
+    const pipeline = createPipeline(site.options);
+    assert.equal(await pipeline.generation(), undefined, 'nothing has been published');
+    await pipeline.run();
+    const generation = await pipeline.generation();
+    assert.ok(generation);
+    assert.deepEqual(
+      generation.documents.map(({ path }) => path),
+      ['images.json.gz', 'images.json', 'index.json.gz', 'index.json'].map(
+        (name) => `streams/v1/${name}`,
+      ),
+      'in the order in which they get their names',
+    );
+    for (const document of generation.documents) {
+      const bytes = await contentOf(site.root, document.path);
+      assert.ok(bytes.equals(Buffer.concat(document.content)), document.path);
+      assert.deepEqual([bytes.length, sha256(bytes)], [document.size, document.sha256]);
+    }
+    assert.equal(generation.id, sha256(await contentOf(site.root, 'streams/v1/images.json')));
+    const { products } = JSON.parse(
+      (await contentOf(site.root, 'streams/v1/images.json')).toString(),
+    ) as { products: Record<string, { versions: Record<string, { items: object }> }> };
+    const named = Object.values(products)
+      .flatMap(({ versions }) => Object.values(versions))
+      .flatMap(({ items }) => Object.values(items) as { path: string }[])
+      .map(({ path }) => path);
+    assert.ok(named.length > 2);
+    assert.deepEqual([...generation.files.keys()].sort(), [...new Set(named)].sort());
+    for (const [path, facts] of generation.files) {
+      const bytes = await contentOf(site.root, path);
+      assert.deepEqual({ size: bytes.length, sha256: sha256(bytes) }, facts, path);
+    }
+  });
+
+  test('stays the same until something else is published, also over a restart', async (t) => {
+    const site = await makeSite(t);
+    await addOld(site.root, 'a/x/amd64/default/20260101');
+    const pipeline = createPipeline(site.options);
+    await pipeline.run();
+    const first = await pipeline.generation();
+    await pipeline.run();
+    assert.equal(await pipeline.generation(), first);
+    const other = createPipeline(site.options);
+    assert.deepEqual((await other.run()).published, []);
+    assert.equal((await other.generation())?.id, first?.id);
+    await addOld(site.root, 'b/x/amd64/default/20260101');
+    await pipeline.run();
+    const second = await pipeline.generation();
+    assert.notEqual(second?.id, first?.id);
+    assert.equal(second?.files.size, 2 * (first?.files.size ?? 0));
+    pipeline.configure({ settle: 0, gzip: false });
+    await pipeline.run();
+    assert.deepEqual(
+      (await pipeline.generation())?.documents.map(({ path }) => path),
+      ['streams/v1/images.json', 'streams/v1/index.json'],
+    );
+  });
+});
+
 test('a disk that is full costs nothing that was read', needsRoot('mount', 'umount'), async (t) => {
   const site = await makeSite(t);
   await fillTree(site.root);

@@ -40,6 +40,13 @@ export interface Publisher {
   publish(documents: Documents): Promise<string[]>;
   /** The files of the documents as they are now: equal texts mean that nothing has replaced them. */
   present(): Promise<string>;
+  /** What {@link Publisher.publish} makes of `documents`: files by name, in the order in which they get their names. */
+  filesOf(documents: Documents): Promise<PublishedFile[]>;
+}
+
+export interface PublishedFile {
+  name: string;
+  content: readonly Buffer[];
 }
 
 export interface PublisherOptions {
@@ -76,7 +83,18 @@ export function createPublisher({ streamsDir, gzip, log }: PublisherOptions): Pu
       });
       return [streamsDir, gzip ? 'gzip' : 'plain', ...(await Promise.all(stamps))].join('\n');
     },
+    async filesOf({ images, index }) {
+      return [
+        ...(await filesOfDocument('images.json', images)),
+        ...(await filesOfDocument('index.json', [index])),
+      ];
+    },
   };
+
+  async function filesOfDocument(name: string, content: readonly Buffer[]) {
+    const compressed = gzip ? [{ name: `${name}.gz`, content: await compress(content) }] : [];
+    return [...compressed, { name, content }];
+  }
 
   async function commit(staged: readonly Staged[]): Promise<void> {
     for (const { file } of staged) await file.commit();

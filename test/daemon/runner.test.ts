@@ -48,6 +48,8 @@ class StagedPipeline implements Pipeline {
 
   configure(): void {}
 
+  async generation(): Promise<undefined> {}
+
   async save(): Promise<void> {
     this.saves++;
   }
