@@ -34,7 +34,7 @@ export type Changes = ReadonlyMap<string, Entry | undefined>;
 
 /** Who publishes to a mirror. */
 export interface Master {
-  /** Made once, at random. */
+  /** What tells it from others. */
   id: string;
   /** For people. */
   host: string;
