@@ -6,6 +6,7 @@ import { ServerError } from '../errors.js';
 import { type RepairResult, verifyAndRepair } from '../repair.js';
 import type { ControlCommand } from '../server/control.js';
 import { verifyLiving, verifyTree } from '../verify.js';
+import type { Replication } from './replication.js';
 import type { Progress, Reporter } from './report.js';
 import type { Runner } from './runner.js';
 
@@ -13,6 +14,7 @@ export interface CommandsOptions {
   paths: Config['paths'];
   reporter: Reporter;
   runner: Runner;
+  replication: Replication;
   reload: () => Promise<string[]>;
 }
 
@@ -21,7 +23,7 @@ const progressMs = 200;
 
 /** The commands by name. */
 export function createCommands(options: CommandsOptions): Record<string, ControlCommand> {
-  const { paths, reporter, runner, reload } = options;
+  const { paths, reporter, runner, replication, reload } = options;
   return {
     status: async () => reporter.status(),
     reload: async () => ({ changed: await reload() }),
@@ -36,6 +38,29 @@ export function createCommands(options: CommandsOptions): Record<string, Control
       refuseOther(paths, tree);
       return await verify({ paths, runner, signal, report, repair });
     },
+    async 'mirror-sync'({ args, signal, report }) {
+      const { names, takeOver, ...tree } = read(syncArgs, args);
+      refuseOther(paths, tree);
+      const work = () => replication.sync({ names, takeOver, signal });
+      return await withProgress(work, { report, progress: replication.activity });
+    },
+    async 'mirror-verify'({ args, signal, report }) {
+      const { name, repair, ...tree } = read(mirrorVerifyArgs, args);
+      refuseOther(paths, tree);
+      const work = () => replication.verify(name, { repair, signal });
+      return await withProgress(work, { report, progress: replication.activity });
+    },
+    async 'mirror-key'({ args, signal }) {
+      const { name, ...tree } = read(mirrorArgs, args);
+      refuseOther(paths, tree);
+      return await replication.showKey(name, { signal });
+    },
+    async 'mirror-trust'({ args, signal }) {
+      const { name, fingerprint, ...tree } = read(trustArgs, args);
+      refuseOther(paths, tree);
+      await replication.trust(name, { fingerprint, signal });
+      return {};
+    },
   };
 }
 
@@ -48,6 +73,14 @@ const tree = {
 
 const updateArgs = v.object({ ...tree, rebuild: v.optional(v.boolean(), false) });
 const verifyArgs = v.object({ ...tree, repair: v.optional(v.boolean(), false) });
+const syncArgs = v.object({
+  ...tree,
+  names: v.array(v.string()),
+  takeOver: v.optional(v.boolean(), false),
+});
+const mirrorArgs = v.object({ ...tree, name: v.string() });
+const mirrorVerifyArgs = v.object({ ...mirrorArgs.entries, repair: v.boolean() });
+const trustArgs = v.object({ ...mirrorArgs.entries, fingerprint: v.string() });
 
 /** @throws ServerError USAGE where `args` are not what the command takes. */
 function read<T>(schema: v.GenericSchema<unknown, T>, args: unknown): T {
@@ -125,9 +158,9 @@ async function verify({
 }
 
 /** Does `work`, and reports now and then how far it is. */
-async function withProgress<T>(
+async function withProgress<T, P>(
   work: () => Promise<T>,
-  { report, progress }: { report: (progress: Progress) => void; progress: () => Progress },
+  { report, progress }: { report: (progress: P) => void; progress: () => P },
 ): Promise<T> {
   const timer = setInterval(() => report(progress()), progressMs);
   try {

@@ -15,6 +15,7 @@ import { createJobs } from './jobs.js';
 import { createJournal } from './journal.js';
 import { createLookout, type Lookout } from './lookout.js';
 import { createReloader, type Reloader } from './reload.js';
+import { createReplication } from './replication.js';
 import { createReporter } from './report.js';
 import { createRunner, type Runner } from './runner.js';
 import { createSchedule } from './schedule.js';
@@ -79,13 +80,24 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
   const journal = createJournal(log);
   atEnd(async () => journal.close());
   const reporter = createReporter({ version: options.version, root: paths.root, pool, manager });
+  const replication = createReplication({
+    paths,
+    generation: () => pipeline.generation(),
+    log,
+    onChange: reporter.mirrorsChanged,
+  });
   const onRun = (result: RunResult) => {
     reporter.ran(result);
     journal.ran(result);
+    replication.published().catch((err: unknown) => {
+      log.error({ err }, 'cannot tell the mirrors what was published');
+    });
   };
   const runner = createRunner({ pipeline, pool, log, onActivity: reporter.activity, onRun });
   const serving = createServing({ log });
-  atEnd(() => Promise.all([runner.close(), serving.close({ graceMs: downloadsMs })]));
+  atEnd(() =>
+    Promise.all([runner.close(), replication.close(), serving.close({ graceMs: downloadsMs })]),
+  );
 
   // Everything below is needed by those before it only once it is there.
   const parts: { lookout?: Lookout; reloader?: Reloader } = {};
@@ -106,10 +118,17 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     schedule,
     runner,
     pipeline,
+    replication,
   });
   parts.reloader = reloader;
-  reporter.attach({ runner, serving, schedule });
-  const commands = createCommands({ paths, reporter, runner, reload: reloader.reload });
+  reporter.attach({ runner, serving, schedule, replication });
+  const commands = createCommands({
+    paths,
+    reporter,
+    runner,
+    replication,
+    reload: reloader.reload,
+  });
   const control = await createControlServer({ runDir: paths.run, commands, log });
   atEnd(() => control.close());
   // Reading can take hours, and the service is of use all that time.
@@ -120,11 +139,13 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     log.error({ err }, 'cannot serve over HTTPS; everything else goes on, and it is tried again');
   });
 
+  await replication.apply(config);
+
   const { changed: onChange, retry: onReturn } = runner;
   const lookout = await createLookout({ images: paths.images, onChange, onReturn, log });
   parts.lookout = lookout;
   atEnd(() => lookout.close());
-  reporter.attach({ runner, serving, schedule, lookout });
+  reporter.attach({ runner, serving, schedule, replication, lookout });
   options.onHangup(() => {
     reloader.reload().catch((err: unknown) => {
       log.error({ err }, 'configuration refused; the old one stays');

@@ -6,6 +6,7 @@ import type { Logger } from '../log.js';
 import type { Pipeline } from '../pipeline.js';
 import type { Serving } from '../server/following.js';
 import { hoursOf } from './jobs.js';
+import type { Replication } from './replication.js';
 import type { Reporter } from './report.js';
 import type { Runner } from './runner.js';
 import type { Schedule } from './schedule.js';
@@ -23,6 +24,7 @@ export interface ReloaderOptions {
   schedule: Schedule;
   runner: Pick<Runner, 'changed'>;
   pipeline: Pick<Pipeline, 'configure'>;
+  replication: Pick<Replication, 'apply'>;
 }
 
 export interface Reloader {
@@ -39,7 +41,8 @@ export interface Reloader {
 }
 
 export function createReloader(options: ReloaderOptions): Reloader {
-  const { log, signal, manager, reporter, serving, schedule, runner, pipeline } = options;
+  const { log, signal, manager, reporter, serving, schedule, runner, pipeline, replication } =
+    options;
   let { config } = options;
   let turn: Promise<unknown> = Promise.resolve();
 
@@ -50,6 +53,7 @@ export function createReloader(options: ReloaderOptions): Reloader {
     // The only part that can fail comes first.
     await serving.apply(next);
     schedule.change(hoursOf(next));
+    await replication.apply(next);
     if (isDeepStrictEqual(config.publish, next.publish)) return;
     pipeline.configure(next.publish);
     runner.changed('');

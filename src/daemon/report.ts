@@ -4,10 +4,17 @@ import type { Problem } from '../catalog/tree.js';
 import type { Pool } from '../disk/pool.js';
 import type { RunResult } from '../pipeline.js';
 import type { Lookout } from './lookout.js';
+import type { Replication } from './replication.js';
 import type { RunActivity, Runner } from './runner.js';
 import type { Schedule } from './schedule.js';
 import type { ServiceManager } from './service-manager.js';
-import { type Activity, type DaemonStatus, type HeldBack, mostHeld } from './status.js';
+import {
+  type Activity,
+  type DaemonStatus,
+  type HeldBack,
+  type MirrorStatus,
+  mostHeld,
+} from './status.js';
 
 export interface ReporterOptions {
   version: string;
@@ -23,6 +30,7 @@ export interface Sources {
   lookout?: Pick<Lookout, 'state'>;
   serving: { state: () => DaemonStatus['server'] };
   schedule: Pick<Schedule, 'state'>;
+  replication: Pick<Replication, 'state'>;
 }
 
 /** How far work is, for whoever asked for it. */
@@ -36,6 +44,8 @@ export interface Progress {
 export interface Reporter {
   activity(activity: RunActivity): void;
   ran(result: RunResult): void;
+  /** A mirror has become another than it was. */
+  mirrorsChanged(): void;
   attach(sources: Sources): void;
   status(): DaemonStatus;
   progress(): Progress;
@@ -59,7 +69,10 @@ export function createReporter({ version, root, pool, manager }: ReporterOptions
   let published: DaemonStatus['published'];
 
   const bytes = () => ({ done: pool.bytesRead() - reading.from, total: reading.total });
-  const line = () => lineOf(activity, { bytes: reading.total, last });
+  const line = () => {
+    const mirrors = sources?.replication.state() ?? [];
+    return lineOf(activity, { bytes: reading.total, last, mirrors });
+  };
 
   return {
     activity(now) {
@@ -79,12 +92,15 @@ export function createReporter({ version, root, pool, manager }: ReporterOptions
       }
       manager.status(line());
     },
+    mirrorsChanged() {
+      if (last !== undefined) manager.status(line());
+    },
     attach(parts) {
       sources = parts;
     },
     status() {
       if (sources === undefined) throw new Error('the daemon has not started');
-      const { runner, lookout, serving, schedule } = sources;
+      const { runner, lookout, serving, schedule, replication } = sources;
       const { products = 0, versions = 0, bytes: stored = 0, problems = [] } = last ?? {};
       const pending = runner.pending();
       return {
@@ -101,6 +117,7 @@ export function createReporter({ version, root, pool, manager }: ReporterOptions
         watching: lookout?.state() ?? { mode: 'events', folders: 0 },
         server: serving.state(),
         jobs: schedule.state(),
+        mirrors: replication.state(),
         process: {
           memory: process.memoryUsage.rss(),
           longestPauseMs: Math.max(0, Math.round(pauses.max / 1e6) - resolution),
@@ -119,13 +136,23 @@ export function createReporter({ version, root, pool, manager }: ReporterOptions
 
 function lineOf(
   { doing, detail }: Omit<Activity, 'bytes'>,
-  { bytes, last }: { bytes: number; last: RunResult | undefined },
+  {
+    bytes,
+    last,
+    mirrors,
+  }: {
+    bytes: number;
+    last: RunResult | undefined;
+    mirrors: readonly Pick<MirrorStatus, 'state'>[];
+  },
 ): string {
   if (doing === 'waiting') return `Cannot publish: ${detail}`;
   if (doing === 'digest') return `Reading ${Math.ceil(bytes / 2 ** 20)} MiB`;
   if (last === undefined) return 'Starting';
   const held = last.problems.length > 0 ? `; ${last.problems.length} held back` : '';
-  return `Published: ${last.products} products, ${last.versions} versions${held}`;
+  const failing = mirrors.filter(({ state }) => state === 'waiting' || state === 'stopped').length;
+  const lost = failing > 0 ? `; ${failing} of ${mirrors.length} mirrors failing` : '';
+  return `Published: ${last.products} products, ${last.versions} versions${held}${lost}`;
 }
 
 function heldBack(problem: Problem, pending: ReadonlyMap<string, number>): HeldBack {

@@ -22,6 +22,7 @@ export interface DaemonStatus {
   /** The embedded server: where it listens, or why it does not. */
   server: { url: string } | { reason: string };
   jobs: JobStatus[];
+  mirrors: MirrorStatus[];
   process: {
     /** Resident memory in bytes. */
     memory: number;
@@ -64,4 +65,46 @@ export interface JobStatus {
   last?: { at: string; ms: number; failure?: string };
   /** How many times its hour came and it could not run, since the start. */
   missed: number;
+}
+
+export interface MirrorStatus {
+  name: string;
+  /** Where clients reach it. */
+  url: string;
+  /** Where it is written to: `user@host:port`. */
+  remote: string;
+  /** A cron expression; '' is at once. */
+  schedule: string;
+  /**
+   * `unknown`: nobody has looked yet. `behind`: it waits for its hour. `waiting`: it could not be brought up to date,
+   * and is tried again at `next`. `stopped`: the same, but only a change of the configuration, or a hand, can help.
+   */
+  state: 'unknown' | 'synced' | 'behind' | 'syncing' | 'verifying' | 'waiting' | 'stopped';
+  /** What it has: SHA-256 of `images.json`. */
+  generation?: string | undefined;
+  /** When it last had what was the newest then. */
+  synced?: string | undefined;
+  lag: {
+    /** Versions that are not whole there; absent: not known. */
+    versions?: number;
+    /** For how long there has been something newer; 0 where it has the newest. */
+    seconds: number;
+  };
+  work?: MirrorWork;
+  failure?: { at: string; message: string; hint?: string };
+  /** When it is tried again, or its hour comes. */
+  next?: string;
+}
+
+/** What a mirror is at. */
+export type MirrorActivity = Pick<MirrorStatus, 'name' | 'state' | 'work'>;
+
+/** What is under way. */
+export interface MirrorWork {
+  stage: string;
+  files: { done: number; total: number };
+  bytes: { done: number; total: number };
+  /** Bytes a second. */
+  rate?: number;
+  secondsLeft?: number;
 }

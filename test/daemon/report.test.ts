@@ -31,6 +31,7 @@ test('a status says of what settles when, and goes through the products once for
     lookout: { state: () => ({ mode: 'events', folders: 0 }) },
     serving: { state: () => ({ reason: 'none' }) },
     schedule: { state: () => [] },
+    replication: { state: () => [] },
   });
   const of = (path: string, code: Problem['code']) => ({ path, code, reason: 'r', cure: 'c' });
   reporter.ran(

@@ -1,0 +1,384 @@
+/**
+ * Keeps one mirror up to date, for as long as the daemon runs: syncs when something was published, when a file is due
+ * to be removed and when somebody asks; tries again what has failed, later and later. It waits for no other mirror.
+ */
+import type { MirrorState } from '../disk/mirror-states.js';
+import { ServerError } from '../errors.js';
+import type { Logger } from '../log.js';
+import type { Generation } from '../mirror/generation.js';
+import type { MirrorCheck, Progress, Replicator, SyncResult } from '../mirror/replicate.js';
+import { pauseAfter } from '../mirror/retry.js';
+import { createAlarm } from './alarm.js';
+import { createMeter } from './meter.js';
+import type { MirrorStatus, MirrorWork } from './status.js';
+
+export interface MirrorWorkerOptions {
+  name: string;
+  replicator: Replicator;
+  /** What the mirror has to become; `undefined` until something has been published. */
+  newest: () => Generation | undefined;
+  /** It syncs only when it is told that its hour has come. */
+  scheduled: boolean;
+  /** What was known of it when this process started. */
+  kept?: MirrorState | undefined;
+  log: Logger;
+  /** Is told when {@link MirrorWorker.state} or the failure has changed. */
+  onChange?: () => void;
+  /** From 0 up to 1. Default: Math.random. */
+  random?: () => number;
+  /** How often the tree of the mirror is looked at, in milliseconds. Default: an hour. */
+  inspectEvery?: number;
+}
+
+export interface SyncRequest {
+  /** Take over a mirror of another master. Default: no. */
+  takeOver?: boolean;
+  /** Ends the waiting, not the work. */
+  signal?: AbortSignal;
+}
+
+export interface CheckRequest {
+  repair: boolean;
+  /** Ends the work. */
+  signal?: AbortSignal;
+}
+
+export interface MirrorWorker {
+  /** There is something newer. */
+  published(): void;
+  /** Its hour has come. */
+  due(): void;
+  /** Tries at once what has failed, also what waits for somebody to see to it. */
+  retry(): void;
+  /**
+   * Looks at all of the mirror now, and brings it up to date.
+   *
+   * @throws ServerError as {@link Replicator.sync}; the worker goes on trying.
+   */
+  sync(request?: SyncRequest): Promise<SyncResult>;
+  /** Reads the mirror back. @throws ServerError as {@link Replicator.verify}. */
+  verify(request: CheckRequest): Promise<MirrorCheck>;
+  status(): Omit<MirrorStatus, 'name' | 'url' | 'remote' | 'schedule'>;
+  /** The part of the status that is cheap. */
+  activity(): Pick<MirrorStatus, 'state' | 'work'>;
+  /** What is to be kept for the next process. */
+  state(): MirrorState;
+  /** Ends what is under way. */
+  close(): Promise<void>;
+}
+
+/** How long a mirror with hours of its own is tried again after one, in milliseconds. */
+const longestHour = 3_600_000;
+const hour = 3_600_000;
+/** Waits for a time of the clock on the wall are cut, for it may be set; in milliseconds. */
+const longestWait = 600_000;
+
+interface Waiter {
+  request: SyncRequest;
+  resolve: (result: SyncResult) => void;
+  reject: (error: unknown) => void;
+}
+
+export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
+  const { name, replicator, newest, scheduled, kept, log, onChange = () => {} } = options;
+  const { random = Math.random, inspectEvery = hour } = options;
+  const ending = new AbortController();
+  const alarm = createAlarm();
+  const meter = createMeter();
+  const waiters = new Set<Waiter>();
+  /** What is done one after the other. */
+  let turn: Promise<unknown> = Promise.resolve();
+  let doing: 'syncing' | 'verifying' | undefined;
+  let progress: Progress | undefined;
+
+  let isDue = !scheduled;
+  let isStopped = false;
+  /** Whether the mirror may be other than it is believed to be. */
+  let isDoubtful = true;
+  let inspectAt = 0;
+  /** Milliseconds since 1970; the others are of `performance.now()`. */
+  let removeAt = Infinity;
+  let retryAt: number | undefined;
+  let giveUpAt = Infinity;
+  let failures = 0;
+  let failure: { at: string; error: ServerError } | undefined;
+
+  let { generation, synced } = kept ?? {};
+  let behindSince = kept?.behind === undefined ? undefined : Date.parse(kept.behind);
+
+  const working = loop();
+  return {
+    published() {
+      if (newest()?.id !== generation) behindSince ??= Date.now();
+      else behindSince = undefined;
+      if (!scheduled) isDue = true;
+      // What was in the way is out of it by this, as like as not.
+      if (failure?.error.code === 'SOURCE_CHANGED') retryAt = undefined;
+      alarm.wake();
+    },
+    due() {
+      isDue = true;
+      giveUpAt = performance.now() + longestHour;
+      retryAt = undefined;
+      alarm.wake();
+    },
+    retry,
+    async sync(request = {}) {
+      if (newest() === undefined) throw nothingPublished();
+      const result = nextSync(request);
+      retry();
+      return await result;
+    },
+    verify: ({ repair, signal }) => inTurn(() => verify({ repair, signal })),
+    status,
+    activity,
+    state: () => ({
+      generation,
+      synced,
+      ...(behindSince !== undefined && { behind: isoTime(behindSince) }),
+    }),
+    async close() {
+      ending.abort(new ServerError('INTERRUPTED', 'Interrupted'));
+      alarm.wake();
+      await working;
+      await turn;
+      for (const { reject } of waiters) reject(ending.signal.reason);
+    },
+  };
+
+  function retry(): void {
+    isStopped = false;
+    retryAt = undefined;
+    if (failure !== undefined && !scheduled) isDue = true;
+    alarm.wake();
+  }
+
+  async function loop(): Promise<void> {
+    while (!ending.signal.aborted) {
+      const wait = nextWait();
+      if (wait <= 0) await inTurn(sync);
+      else await alarm.at(performance.now() + Math.min(wait, longestWait));
+    }
+  }
+
+  /** How long nothing has to be done, in milliseconds. */
+  function nextWait(): number {
+    if (newest() === undefined) return Infinity;
+    if (waiters.size > 0) return 0;
+    if (isStopped) return Infinity;
+    if (retryAt !== undefined) return retryAt - performance.now();
+    if (isDue) return 0;
+    if (scheduled) return Infinity;
+    return Math.min(removeAt - Date.now(), inspectAt - performance.now());
+  }
+
+  function inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const done = turn.then(work);
+    turn = done.catch(() => undefined);
+    return done;
+  }
+
+  async function sync(): Promise<void> {
+    const wanted = newest();
+    if (wanted === undefined || ending.signal.aborted) return;
+    const asking = [...waiters];
+    const began = performance.now();
+    const inspect = isDoubtful || asking.length > 0 || began >= inspectAt;
+    const takeOver = asking.some(({ request }) => request.takeOver === true);
+    isDue = false;
+    retryAt = undefined;
+    begin('syncing');
+    let hasSent = false;
+    const onProgress = (now: Progress) => {
+      note(now);
+      hasSent ||= now.stage === 'send' && now.files.done > 0;
+    };
+    try {
+      const current = () => newest() ?? wanted;
+      const { signal } = ending;
+      const result = await replicator.sync(current, { signal, inspect, takeOver, onProgress });
+      if (inspect) inspectAt = performance.now() + inspectEvery;
+      isDoubtful = false;
+      succeeded(result, Math.round(performance.now() - began));
+      for (const { resolve } of asking) resolve(result);
+    } catch (error) {
+      if (ending.signal.aborted) return;
+      if (hasSent) failures = 0;
+      failed(error);
+      for (const { reject } of asking) reject(error);
+    } finally {
+      end();
+    }
+  }
+
+  async function verify({
+    repair,
+    signal,
+  }: {
+    repair: boolean;
+    signal: AbortSignal | undefined;
+  }): Promise<MirrorCheck> {
+    const wanted = newest();
+    if (wanted === undefined) throw nothingPublished();
+    const signals = signal === undefined ? [ending.signal] : [ending.signal, signal];
+    begin('verifying');
+    try {
+      const both = AbortSignal.any(signals);
+      const settings = { signal: both, repair, onProgress: note };
+      const check = await replicator.verify(() => newest() ?? wanted, settings);
+      if (check.sync !== undefined) succeeded(check.sync);
+      else if (check.damage.length > 0) doubt();
+      return check;
+    } finally {
+      end();
+    }
+  }
+
+  /** Has the next sync look closely; without hours of its own that is now. */
+  function doubt(): void {
+    isDoubtful = true;
+    if (!scheduled) isDue = true;
+    alarm.wake();
+  }
+
+  function begin(what: 'syncing' | 'verifying'): void {
+    doing = what;
+    progress = undefined;
+    meter.note(0);
+  }
+
+  function note(now: Progress): void {
+    if (now.stage !== progress?.stage) meter.note(-1);
+    progress = now;
+    meter.note(now.bytes.done);
+  }
+
+  function end(): void {
+    doing = undefined;
+    progress = undefined;
+    onChange();
+  }
+
+  function succeeded(result: SyncResult, ms?: number): void {
+    const { sent, removed, again } = result;
+    const isNews = result.generation !== generation || sent.files > 0 || removed > 0;
+    const fields = { mirror: name, files: sent.files, bytes: sent.bytes, removed, ms };
+    if (failure !== undefined) log.info({ ...fields, failures }, 'the mirror is up to date again');
+    else if (isNews) log.info(fields, 'the mirror is up to date');
+    else log.debug(fields, 'the mirror is up to date');
+    failures = 0;
+    failure = undefined;
+    isStopped = false;
+    generation = result.generation;
+    synced = isoTime(Date.now());
+    removeAt = again ?? Infinity;
+    if (newest()?.id === generation) behindSince = undefined;
+    else if (!scheduled) isDue = true;
+  }
+
+  function failed(cause: unknown): void {
+    const error = asServerError(cause);
+    failures += 1;
+    behindSince ??= newest()?.id === generation ? undefined : Date.now();
+    isDoubtful ||= error.code === 'MIRROR_MISSING' || error.code === 'MIRROR_DAMAGED';
+    const after = pauseAfter(error, { failures, random });
+    isStopped = after === undefined;
+    retryAt = after === undefined ? undefined : performance.now() + after;
+    if (scheduled && retryAt !== undefined && retryAt > giveUpAt) {
+      retryAt = undefined;
+      log.warn({ mirror: name }, 'the mirror is tried again at its next hour');
+    }
+    // The same failure is told once more only when it has lasted for long.
+    const isNews = error.message !== failure?.error.message || failures % 20 === 0;
+    failure = { at: isoTime(Date.now()), error };
+    if (!isNews) return;
+    // What we have not foreseen is logged as it is.
+    const fields = { mirror: name, err: cause, failures };
+    if (error.code === 'SOURCE_CHANGED') log.debug(fields, 'a file has changed while it was sent');
+    else if (isStopped) log.error(fields, 'the mirror waits for somebody to see to it');
+    else log.warn({ ...fields, after }, 'cannot bring the mirror up to date; it is tried again');
+  }
+
+  function status(): ReturnType<MirrorWorker['status']> {
+    const wanted = newest();
+    const versions = wanted && (wanted.id === generation ? 0 : replicator.lag(wanted));
+    const seconds =
+      behindSince === undefined ? 0 : Math.max(0, Math.round((Date.now() - behindSince) / 1000));
+    return {
+      ...activity(),
+      ...(generation !== undefined && { generation }),
+      ...(synced !== undefined && { synced }),
+      lag: { ...(versions !== undefined && { versions }), seconds },
+      ...(failure && { failure: { at: failure.at, ...tellingOf(failure.error) } }),
+      ...(retryAt !== undefined && {
+        next: isoTime(Date.now() + Math.max(0, retryAt - performance.now())),
+      }),
+    };
+  }
+
+  function activity(): Pick<MirrorStatus, 'state' | 'work'> {
+    const work = progress && workOf(progress, meter.rate());
+    return { state: stateNow(), ...(work && { work }) };
+  }
+
+  function stateNow(): MirrorStatus['state'] {
+    if (doing !== undefined) return doing;
+    if (isStopped) return 'stopped';
+    if (failure !== undefined) return 'waiting';
+    if (generation === undefined) return 'unknown';
+    return newest()?.id === generation ? 'synced' : 'behind';
+  }
+
+  function nextSync(request: SyncRequest): Promise<SyncResult> {
+    return new Promise((resolve, reject) => {
+      const { signal } = request;
+      const onAbort = () => waiter.reject(new ServerError('INTERRUPTED', 'Interrupted'));
+      const settle = <T>(then: (value: T) => void) => {
+        return (value: T) => {
+          waiters.delete(waiter);
+          signal?.removeEventListener('abort', onAbort);
+          then(value);
+        };
+      };
+      const waiter: Waiter = { request, resolve: settle(resolve), reject: settle(reject) };
+      waiters.add(waiter);
+      signal?.addEventListener('abort', onAbort);
+      if (signal?.aborted === true || ending.signal.aborted) onAbort();
+    });
+  }
+}
+
+function workOf({ stage, files, bytes }: Progress, rate: number | undefined): MirrorWork {
+  const left = bytes.total - bytes.done;
+  return {
+    stage,
+    files: { ...files },
+    bytes: { ...bytes },
+    ...(rate !== undefined && { rate: Math.round(rate) }),
+    ...(rate !== undefined && rate > 0 && { secondsLeft: Math.ceil(left / rate) }),
+  };
+}
+
+/** A fault of ours is tried again as well: as seldom as what is hardly ever mended soon. */
+function asServerError(error: unknown): ServerError {
+  if (error instanceof ServerError) return error;
+  const message = error instanceof Error ? error.message : String(error);
+  return new ServerError('MIRROR_DENIED', `Unexpected: ${message}`, {
+    hint: 'please report it, with the log',
+    cause: error,
+  });
+}
+
+function tellingOf({ message, hint }: ServerError): { message: string; hint?: string } {
+  return { message, ...(hint !== undefined && { hint }) };
+}
+
+function nothingPublished(): ServerError {
+  return new ServerError('NOT_INITIALISED', 'Nothing has been published yet', {
+    hint: 'wait until the daemon has looked at the tree; "lxd-image-server status" tells',
+  });
+}
+
+function isoTime(time: number): string {
+  return new Date(time).toISOString();
+}

@@ -1,0 +1,258 @@
+/** All mirrors: each with a worker of its own, all fed from the same generations and the same open files. */
+import { relative } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
+import type { Config, MirrorConfig } from '../config.js';
+import { createListCache } from '../disk/list-cache.js';
+import { masterOf } from '../disk/master.js';
+import { createMirrorStates, type MirrorState } from '../disk/mirror-states.js';
+import { createSharedFiles } from '../disk/shared-files.js';
+import { ServerError } from '../errors.js';
+import type { Logger } from '../log.js';
+import type { Generation } from '../mirror/generation.js';
+import type { Mirror } from '../mirror/mirror.js';
+import { createReplicator, type MirrorCheck, type SyncResult } from '../mirror/replicate.js';
+import { withRetry } from '../mirror/retry.js';
+import { createSftpMirror } from '../mirror/sftp.js';
+import { acceptHostKey, type ShownKey, showHostKey } from '../mirror/trust.js';
+import { type CheckRequest, createMirrorWorker, type MirrorWorker } from './mirror-worker.js';
+import { createSchedule, type Schedule } from './schedule.js';
+import type { MirrorActivity, MirrorStatus } from './status.js';
+
+export interface ReplicationOptions {
+  paths: Config['paths'];
+  /** What was published last; `undefined` before anything was. */
+  generation: () => Promise<Generation | undefined>;
+  log: Logger;
+  /** Mirrors do nothing that nobody has asked for. Default: no. */
+  byHand?: boolean;
+  /** Is told when a mirror has become another than it was. */
+  onChange?: () => void;
+}
+
+/** The part of the configuration that it goes by. */
+export interface ReplicationConfig {
+  mirrors: readonly MirrorConfig[];
+  publish: Pick<Config['publish'], 'removalGrace'>;
+}
+
+/** What became of one mirror. */
+export type MirrorOutcome = { name: string } & (
+  | { result: SyncResult }
+  | { failure: { message: string; hint?: string } }
+);
+
+export interface Replication {
+  /** Has just these mirrors: those that are as before go on undisturbed, others begin anew. */
+  apply(config: ReplicationConfig): Promise<void>;
+  /** Something may have been published. */
+  published(): Promise<void>;
+  /** Brings mirrors up to date now; without names all of them. @throws ServerError USAGE for an unknown name. */
+  sync(request: {
+    names: readonly string[];
+    takeOver?: boolean;
+    signal?: AbortSignal;
+  }): Promise<MirrorOutcome[]>;
+  /** @throws ServerError USAGE for an unknown name, or as {@link MirrorWorker.verify}. */
+  verify(name: string, request: CheckRequest): Promise<MirrorCheck>;
+  /** The host key that a mirror shows. @throws ServerError USAGE, or as {@link showHostKey}. */
+  showKey(name: string, options: { signal?: AbortSignal }): Promise<ShownKey>;
+  /** Takes a host key for the right one. @throws ServerError USAGE, or as {@link acceptHostKey}. */
+  trust(name: string, options: { fingerprint: string; signal?: AbortSignal }): Promise<void>;
+  state(): MirrorStatus[];
+  /** The part of the state that is cheap to ask for again and again. */
+  activity(): MirrorActivity[];
+  close(): Promise<void>;
+}
+
+/** One mirror, while its configuration is what it is. */
+interface Member {
+  config: MirrorConfig;
+  grace: number;
+  mirror: Mirror;
+  worker: MirrorWorker;
+}
+
+/** How long changed states wait to be kept, in milliseconds. */
+const saveMs = 5000;
+
+export function createReplication(options: ReplicationOptions): Replication {
+  const { paths, log, byHand = false } = options;
+  const members = new Map<string, Member>();
+  const files = createSharedFiles({ root: paths.root });
+  const cache = createListCache({ stateDir: paths.state, log });
+  const states = createMirrorStates({ stateDir: paths.state, log });
+  let kept: Map<string, MirrorState> | undefined;
+  let saving: NodeJS.Timeout | undefined;
+  let newest: Generation | undefined;
+  let schedule: Schedule | undefined;
+  let isClosed = false;
+  /** Changes of the members, one after the other. */
+  let turn: Promise<unknown> = Promise.resolve();
+
+  const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
+    const done = turn.then(work);
+    turn = done.catch(() => undefined);
+    return done;
+  };
+
+  return {
+    apply: (config) => inTurn(() => apply(config)),
+    published: () => inTurn(takeNewest),
+    async sync({ names, ...request }) {
+      const chosen = names.length > 0 ? names.map(member) : [...members.values()];
+      return await Promise.all(
+        chosen.map(async ({ config: { name }, worker }): Promise<MirrorOutcome> => {
+          try {
+            return { name, result: await worker.sync(request) };
+          } catch (error) {
+            if (!(error instanceof ServerError) || request.signal?.aborted) throw error;
+            const { message, hint } = error;
+            return { name, failure: { message, ...(hint !== undefined && { hint }) } };
+          }
+        }),
+      );
+    },
+    verify: async (name, request) => await member(name).worker.verify(request),
+    showKey: async (name, given) => await showHostKey(member(name).config, given),
+    async trust(name, given) {
+      const { config, worker } = member(name);
+      await acceptHostKey(config, given);
+      worker.retry();
+    },
+    state: () => [...members.values()].map(statusOf),
+    activity: () =>
+      [...members.values()].map(({ config: { name }, worker }) => ({ name, ...worker.activity() })),
+    async close() {
+      isClosed = true;
+      await inTurn(async () => {
+        await schedule?.close();
+        await Promise.all([...members.values()].map(end));
+        clearTimeout(saving);
+        await save();
+        members.clear();
+      });
+    },
+  };
+
+  function member(name: string): Member {
+    const found = members.get(name);
+    if (found !== undefined) return found;
+    const known = [...members.keys()].join(', ');
+    throw new ServerError('USAGE', `There is no mirror "${name}"`, {
+      hint: known === '' ? 'no mirrors are configured' : `the configuration has ${known}`,
+    });
+  }
+
+  async function apply({ mirrors, publish }: ReplicationConfig): Promise<void> {
+    if (isClosed) return;
+    const grace = publish.removalGrace;
+    kept ??= await states.load();
+    const isAsBefore = (config: MirrorConfig) => {
+      const known = members.get(config.name);
+      return isDeepStrictEqual(known?.config, config) && known?.grace === grace;
+    };
+    const same = new Set(mirrors.filter(isAsBefore).map(({ name }) => name));
+    const gone = [...members.values()].filter(({ config }) => !same.has(config.name));
+    await Promise.all(gone.map(end));
+    const before = new Map(members);
+    members.clear();
+    for (const config of mirrors) {
+      const known = same.has(config.name) ? before.get(config.name) : undefined;
+      // What was in its way may be out of it: a key in a file, a folder on the mirror.
+      known?.worker.retry();
+      members.set(config.name, known ?? (await begin(config, grace)));
+    }
+    await keepHours();
+    if (members.size > 0) await takeNewest();
+    else newest = undefined;
+    // Those that have just begun are yet to be told, where nothing is new.
+    for (const { config, worker } of members.values()) {
+      if (!same.has(config.name)) worker.published();
+    }
+  }
+
+  async function begin(config: MirrorConfig, grace: number): Promise<Member> {
+    const { name } = config;
+    const mirror = withRetry(createSftpMirror({ config, log }), { log });
+    const replicator = createReplicator({
+      mirror,
+      master: await masterOf(paths.root),
+      images: relative(paths.root, paths.images),
+      grace,
+      openSource: files.openSource,
+      cache,
+      log,
+    });
+    const worker = createMirrorWorker({
+      name,
+      replicator,
+      newest: () => newest,
+      scheduled: byHand || config.schedule !== '',
+      kept: kept?.get(name),
+      log,
+      onChange: changed,
+    });
+    return { config, grace, mirror, worker };
+  }
+
+  async function end({ config, mirror, worker }: Member): Promise<void> {
+    await worker.close();
+    await mirror.close();
+    kept?.set(config.name, worker.state());
+  }
+
+  /** Has those with hours of their own be told of them: on a schedule apart, so that no other job holds them up. */
+  async function keepHours(): Promise<void> {
+    const all = byHand ? [] : [...members.values()];
+    const scheduled = all.filter(({ config }) => config.schedule !== '');
+    const crons = Object.fromEntries(
+      scheduled.map(({ config }) => [config.name, config.schedule] as const),
+    );
+    const before = schedule?.state().map((job) => [job.name, job.schedule] as const) ?? [];
+    if (isDeepStrictEqual(Object.fromEntries(before), crons)) return;
+    await schedule?.close();
+    const jobs = scheduled.map(({ config: { name, schedule: cron } }) => {
+      return { name, cron, run: async () => members.get(name)?.worker.due() };
+    });
+    schedule = jobs.length > 0 ? createSchedule({ jobs, log }) : undefined;
+  }
+
+  async function takeNewest(): Promise<void> {
+    if (members.size === 0 || isClosed) return;
+    const next = await options.generation();
+    if (next === undefined || next === newest) return;
+    newest = next;
+    for (const { worker } of members.values()) worker.published();
+  }
+
+  function changed(): void {
+    options.onChange?.();
+    if (isClosed) return;
+    saving ??= setTimeout(() => {
+      saving = undefined;
+      void save();
+    }, saveMs);
+  }
+
+  async function save(): Promise<void> {
+    if (members.size === 0) return;
+    const now = [...members.values()].map(({ config, worker }) => {
+      return [config.name, worker.state()] as const;
+    });
+    await states.save(new Map(now));
+  }
+
+  function statusOf({ config, worker }: Member): MirrorStatus {
+    const { name, url, user, remote, schedule: cron } = config;
+    const hours = schedule?.state().find((job) => job.name === name)?.next;
+    const { next = hours, ...status } = worker.status();
+    return {
+      name,
+      url,
+      remote: `${user}@${remote.host.includes(':') ? `[${remote.host}]` : remote.host}:${remote.port}`,
+      schedule: cron,
+      ...status,
+      ...(next !== undefined && { next }),
+    };
+  }
+}

@@ -1,0 +1,65 @@
+/** Mirrors of a daemon's: their tables in its configuration, and whether they have what it published. */
+import assert from 'node:assert/strict';
+import { readdir, readFile, stat } from 'node:fs/promises';
+import { join, relative } from 'node:path';
+import { parseImages, versionsOf } from '../../src/catalog/published.js';
+import type { SftpMirrorConfig } from '../../src/mirror/sftp.js';
+import { sha256 } from './image-tree.js';
+
+/** The table of a mirror, as the configuration file has it; `more` are further lines. */
+export function mirrorTable(
+  config: SftpMirrorConfig,
+  { name = config.name, root = config.root, more = [] as readonly string[] } = {},
+): string {
+  const { user, remote, keyPath, knownHosts, connections } = config;
+  const keys = {
+    url: `https://${name}.example.org`,
+    user,
+    remote: `${remote.host}:${remote.port}`,
+    key_path: keyPath,
+    root,
+    ...(knownHosts !== undefined && { known_hosts: knownHosts }),
+  };
+  const lines = Object.entries(keys).map(([key, value]) => `${key} = ${JSON.stringify(value)}`);
+  return [`[mirrors.${name}]`, ...lines, `connections = ${connections}`, ...more, ''].join('\n');
+}
+
+const streams = 'streams/v1';
+
+/** Whether the documents on the mirror are those of the master, byte for byte. */
+export async function hasDocuments(root: string, mirror: string): Promise<boolean> {
+  const names = (await readdir(join(root, streams))).filter((name) => !name.startsWith('.'));
+  const there = await readdir(join(mirror, streams)).catch(() => []);
+  if (there.filter((name) => !name.startsWith('.')).length !== names.length) return false;
+  const same = names.map(async (name) => {
+    const [ours, theirs] = await Promise.all(
+      [root, mirror].map((folder) => readFile(join(folder, streams, name)).catch(() => undefined)),
+    );
+    return ours !== undefined && theirs?.equals(ours) === true;
+  });
+  return (await Promise.all(same)).every(Boolean);
+}
+
+/** Every file below the images of `root` that is not hidden, sorted. */
+export async function filesBelow(root: string): Promise<string[]> {
+  const entries = await readdir(join(root, 'images'), { recursive: true, withFileTypes: true });
+  return entries
+    .filter((entry) => entry.isFile())
+    .map(({ parentPath, name }) => relative(root, join(parentPath, name)))
+    .sort();
+}
+
+/** The mirror has the documents of the master, and just the files that they name, with the content that they say. */
+export async function assertMirrored(root: string, mirror: string): Promise<void> {
+  assert.ok(await hasDocuments(root, mirror), 'the documents of the mirror are not the master’s');
+  const { products } = parseImages(await readFile(join(root, streams, 'images.json'), 'utf8'));
+  const items = Object.values(products)
+    .flatMap(versionsOf)
+    .flatMap((version) => version.items);
+  const named = new Map(items.map((item) => [item.path, item]));
+  assert.deepEqual(await filesBelow(mirror), [...named.keys()].sort());
+  for (const [path, { size, sha256: digest }] of named) {
+    assert.equal((await stat(join(mirror, path))).size, size, path);
+    assert.equal(sha256(await readFile(join(mirror, path))), digest, path);
+  }
+}
