@@ -4,6 +4,7 @@
  * The only place that prints, and that ends the process.
  */
 import { readFileSync } from 'node:fs';
+import { createInterface } from 'node:readline/promises';
 import { CommanderError } from 'commander';
 import type { Command, Verb } from './cli/command.js';
 import { createProgram, type GlobalOptions, type PathOptions, withDashes } from './cli/program.js';
@@ -39,7 +40,7 @@ async function run<Options extends object>(
   const onHangup = options.service === true ? hangups() : () => {};
   const [verb, { loadConfig, standInConfig, withPaths }, { createFollowingLogger, logLevels }] =
     await Promise.all([load(), import('./config.js'), import('./log.js')]);
-  const { stderr, stdout, env } = process;
+  const { stdin, stderr, stdout, env } = process;
   const plain = env.NO_COLOR !== undefined && env.NO_COLOR !== '';
 
   /** The configuration with what the command line says instead. */
@@ -95,12 +96,23 @@ async function run<Options extends object>(
       print: (text) => stdout.write(`${text}\n`),
       terminal: stderr.isTTY && options.json !== true ? stderr : undefined,
       colour: stdout.isTTY === true && !plain,
+      ask: stdin.isTTY && stderr.isTTY && options.json !== true ? ask : undefined,
       signal: interruption(),
       reload,
       onHangup,
     },
     options,
   );
+}
+
+/** Asks on standard error, for the results on standard output may go elsewhere. */
+async function ask(question: string): Promise<string> {
+  const terminal = createInterface({ input: process.stdin, output: process.stderr });
+  try {
+    return await terminal.question(question);
+  } finally {
+    terminal.close();
+  }
 }
 
 /** Keeps SIGHUP from ending the process, and gives what names its listener; one that came before waits for it. */

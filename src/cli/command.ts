@@ -19,6 +19,8 @@ export interface Command {
   terminal: NodeJS.WriteStream | undefined;
   /** Whether results may have colour. */
   colour: boolean;
+  /** Asks whoever sits at the terminal; `undefined` where nobody does. */
+  ask: ((question: string) => Promise<string>) | undefined;
   /** Aborts when the command is told to end. */
   signal: AbortSignal;
   /**

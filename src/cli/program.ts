@@ -2,6 +2,7 @@
 import { InvalidArgumentError, Command as Program } from 'commander';
 import type { Verb } from './command.js';
 import type { InitOptions } from './init.js';
+import type { MirrorOptions, SyncOptions, TrustOptions } from './mirror.js';
 import type { ServeOptions } from './serve.js';
 import type { UpdateOptions } from './update.js';
 import type { VerifyCommandOptions } from './verify.js';
@@ -51,17 +52,18 @@ export function createProgram({ version, execute }: ProgramOptions): Program {
     name: string,
     description: string,
     load: () => Promise<Verb<Options>>,
-    { service = false, anyConfig = false } = {},
+    { service = false, anyConfig = false, parent = program } = {},
   ): Program => {
-    const command = program.command(name).description(description).exitOverride();
+    const command = parent.command(name).description(description).exitOverride();
     addGlobalOptions(command);
     command
       .option('--root-dir <folder>', 'folder that holds images and streams', parsePath)
       .option('--img-dir <folder>', 'folder of the images', parsePath)
       .option('--streams-dir <folder>', 'folder of the documents, streams/v1', parsePath);
-    return command.action(() =>
-      execute(load, { ...command.optsWithGlobals<Options>(), service, anyConfig }),
-    );
+    return command.action(() => {
+      const options = command.optsWithGlobals<Options>();
+      return execute(load, { ...options, args: command.args, service, anyConfig });
+    });
   };
 
   verb<InitOptions>(
@@ -108,7 +110,32 @@ export function createProgram({ version, execute }: ProgramOptions): Program {
     'verify',
     'read every published file again and check it',
     async () => (await import('./verify.js')).verify,
-  ).option('--repair', 'set damaged files aside, and publish what is whole');
+  )
+    .option('--repair', 'set damaged files aside, and publish what is whole')
+    .option('--mirror <name>', 'read back what a mirror has; --repair sends what it lacks');
+  const mirror = program
+    .command('mirror')
+    .description('how the mirrors are, bringing them up to date, trusting their host keys')
+    .exitOverride()
+    .helpCommand(false);
+  verb<MirrorOptions>(
+    'list',
+    'how the mirrors are, and what they lack',
+    async () => (await import('./mirror.js')).list,
+    { parent: mirror },
+  );
+  verb<SyncOptions>(
+    'sync [name...]',
+    'bring mirrors up to date now; without a name, all of them',
+    async () => (await import('./mirror.js')).sync,
+    { parent: mirror },
+  ).option('--take-over', 'also where a mirror belongs to another master');
+  verb<TrustOptions>(
+    'trust <name>',
+    "show a mirror's host key, and trust it if it is the right one",
+    async () => (await import('./mirror.js')).trust,
+    { parent: mirror },
+  ).option('--fingerprint <key>', 'the right one, SHA256:…, for scripts: nothing is asked');
   return program;
 }
 

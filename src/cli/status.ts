@@ -2,12 +2,13 @@
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import picocolors from 'picocolors';
-import type { DaemonStatus, JobStatus } from '../daemon/status.js';
+import type { DaemonStatus, JobStatus, MirrorStatus } from '../daemon/status.js';
 import { exitCodes, ServerError } from '../errors.js';
 import { callDaemon } from '../server/control-client.js';
 import type { Command } from './command.js';
 import { counted, formatAge, formatBytes, formatDuration, wrap } from './format.js';
 import { describe, readImages } from './list.js';
+import { aboutWork, failureText, lagText } from './mirror-text.js';
 
 interface Catalogue {
   products: number;
@@ -112,6 +113,7 @@ function withDaemon(
     row('watching', watchingText(watching)),
     row('server', 'url' in server ? server.url : `none: ${server.reason}`),
     ...daemon.jobs.map((job, index) => row(index === 0 ? 'jobs' : '', jobText(job, now))),
+    ...mirrorRows(daemon.mirrors, { now, colors }),
     row('memory', memory),
     ...heldText(daemon, { now, colors }),
   ];
@@ -156,6 +158,25 @@ function jobText({ name, schedule, state, next, last, missed }: JobStatus, now: 
     missed > 0 && `missed ${missed === 1 ? 'once' : `${missed} times`}`,
   ];
   return `${name}: ${parts.filter(Boolean).join('; ')}`;
+}
+
+function mirrorRows(
+  mirrors: readonly MirrorStatus[],
+  { now, colors }: Pick<StatusTextOptions, 'now' | 'colors'>,
+): string[] {
+  const lines = mirrors.flatMap((mirror) => {
+    const { name, state, synced, work, failure, next } = mirror;
+    const parts = [
+      state,
+      state !== 'synced' && state !== 'unknown' && `behind: ${lagText(mirror)}`,
+      synced !== undefined && `in sync ${formatAge(synced, now)}`,
+      work && `${work.stage}: ${aboutWork(work)}`,
+      next !== undefined && `next try ${formatAge(next, now)}`,
+    ];
+    const text = `${name}: ${parts.filter(Boolean).join('; ')}`;
+    return failure === undefined ? [text] : [text, colors.yellow(failureText(failure))];
+  });
+  return lines.map((line, index) => row(index === 0 ? 'mirrors' : '', line));
 }
 
 /** What is held back: the first of it, for a terminal is no place for a thousand. */

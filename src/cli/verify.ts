@@ -2,6 +2,7 @@
 import { createPool } from '../disk/pool.js';
 import { exitCodes } from '../errors.js';
 import { type Logger, logFirst } from '../log.js';
+import type { MirrorCheck } from '../mirror/replicate.js';
 import { type RepairResult, verifyAndRepair } from '../repair.js';
 import { type Damage, type Verification, verifyTree } from '../verify.js';
 import type { Command } from './command.js';
@@ -13,10 +14,15 @@ import { listed, logProblems, publishLocked, withLock } from './update.js';
 export interface VerifyCommandOptions {
   /** Sets damaged files aside and publishes what is whole. */
   repair?: boolean;
+  /** Reads back what this mirror has, in place of the tree. */
+  mirror?: string;
 }
 
 /** Verifies what is published; damage is logged and exits with its own code, also where it was repaired. */
 export async function verify(command: Command, options: VerifyCommandOptions): Promise<number> {
+  if (options.mirror !== undefined) {
+    return await verifyMirror(command, { name: options.mirror, repair: options.repair === true });
+  }
   const { log, json, print } = command;
   const tell = damageLog(log);
   const result = options.repair === true ? await repair(command, tell) : await onlyVerify(command);
@@ -29,13 +35,50 @@ export async function verify(command: Command, options: VerifyCommandOptions): P
 }
 
 /** Logs damage once, as soon as it is known: a repair can take long, or fail. */
-function damageLog(log: Logger): (found: Verification) => void {
+function damageLog(
+  log: Logger,
+): (found: { damage: readonly Pick<Damage, 'path' | 'reason'>[] }) => void {
   let told = false;
-  const each = ({ path, reason }: Damage) => log.error({ path, reason }, 'damaged');
+  const each = ({ path, reason }: Pick<Damage, 'path' | 'reason'>) =>
+    log.error({ path, reason }, 'damaged');
   return ({ damage }) => {
     if (!told) logFirst(damage, { log, each, rest: listed });
     told = true;
   };
+}
+
+async function verifyMirror(
+  command: Command,
+  { name, repair: mend }: { name: string; repair: boolean },
+): Promise<number> {
+  const { config, log, json, print, signal } = command;
+  const { mirrorOf, withMirrorProgress } = await import('./mirror-work.js');
+  mirrorOf(config, name);
+  const found = await withMirrorProgress<MirrorCheck>(command, {
+    command: 'mirror-verify',
+    args: { root: config.paths.root, name, repair: mend },
+    names: [name],
+    work: (replication) => replication.verify(name, { repair: mend, signal }),
+  });
+  damageLog(log)(found);
+  const tellExtra = (path: string) => log.warn({ path }, 'too much');
+  logFirst(found.extra, { log, each: tellExtra, rest: listed });
+  print(json ? JSON.stringify(found) : mirrorSummary(name, found));
+  return found.damage.length > 0 ? exitCodes.damaged : exitCodes.done;
+}
+
+function mirrorSummary(name: string, { files, bytes, damage, extra, sync }: MirrorCheck): string {
+  const work = `${name}: read back ${counted(files, 'file')} (${formatBytes(bytes)})`;
+  const found = [
+    damage.length === 0 ? 'all as published' : `${damage.length} damaged or missing`,
+    extra.length > 0 && `${extra.length} too much`,
+    sync !== undefined && damage.length > 0 && `mended: ${counted(sync.sent.files, 'file')} sent`,
+    sync === undefined &&
+      damage.length > 0 &&
+      `--repair mends it: lxd-image-server verify --mirror ${name} --repair`,
+    sync !== undefined && extra.length > 0 && 'what is too much goes after the grace time',
+  ];
+  return `${work}: ${found.filter(Boolean).join('; ')}`;
 }
 
 async function onlyVerify(command: Command): Promise<RepairResult> {

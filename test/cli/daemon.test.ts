@@ -79,6 +79,43 @@ function daemonStatus(root: string): DaemonStatus {
       },
       { name: 'verify', schedule: '', state: 'idle', missed: 0 },
     ],
+    mirrors: [
+      {
+        name: 'eu',
+        url: 'https://eu.example.org',
+        remote: 'images@eu.example.org:22',
+        schedule: '',
+        state: 'syncing',
+        synced: ago(7_200_000),
+        lag: { versions: 3, seconds: 720 },
+        work: {
+          stage: 'send',
+          files: { done: 2, total: 6 },
+          bytes: { done: 2 ** 20, total: 2 ** 22 },
+          rate: 2 ** 19,
+          secondsLeft: 6,
+        },
+      },
+      {
+        name: 'us',
+        url: 'https://us.example.org',
+        remote: 'images@us.example.org:22',
+        schedule: '',
+        state: 'waiting',
+        lag: { seconds: 60 },
+        failure: { at: ago(5000), message: 'Mirror us: no answer', hint: 'see to it' },
+        next: ago(-30_000),
+      },
+      {
+        name: 'asia',
+        url: 'https://asia.example.org',
+        remote: 'images@asia.example.org:22',
+        schedule: '0 3 * * *',
+        state: 'synced',
+        synced: ago(3_600_000),
+        lag: { versions: 0, seconds: 0 },
+      },
+    ],
     process: { memory: 120 * 2 ** 20, longestPauseMs: 42 },
   };
 }
@@ -106,6 +143,11 @@ server      https://localhost:8443
 jobs        rescan: running; next in 10 min; last 10 min ago, in 80 ms; failed:
             no space; missed 2 times
             verify: never
+mirrors     eu: syncing; behind: 3 versions, 12 min; in sync 2 h ago; send: 2 of
+            6 files, 512.0 KiB/s, 6.0 s left
+            us: waiting; behind: 1 min; next try in 30 s
+            Mirror us: no answer; see to it
+            asia: synced; in sync 1 h ago
 memory      120.0 MiB, longest pause 42 ms
 held back   1 problem
   ubuntu/noble/amd64/default/20260301

@@ -1,0 +1,34 @@
+/** Mirrors in words. */
+import type { MirrorConfig } from '../config.js';
+import type { MirrorStatus, MirrorWork } from '../daemon/status.js';
+import { counted, formatBytes, formatDuration } from './format.js';
+
+/** `user@host:port` */
+export function remoteText({ user, remote: { host, port } }: MirrorConfig): string {
+  return `${user}@${host.includes(':') ? `[${host}]` : host}:${port}`;
+}
+
+/** How far a mirror is behind: `3 versions, 2 min`. */
+export function lagText({ lag, state }: Pick<MirrorStatus, 'lag' | 'state'>): string {
+  const { versions, seconds } = lag;
+  const parts = [
+    versions !== undefined && versions > 0 && counted(versions, 'version'),
+    seconds > 0 && formatDuration(seconds * 1000),
+  ].filter(Boolean);
+  if (parts.length > 0) return parts.join(', ');
+  return state === 'unknown' ? '?' : '-';
+}
+
+export function failureText({ message, hint }: NonNullable<MirrorStatus['failure']>): string {
+  return hint === undefined ? message : `${message}; ${hint}`;
+}
+
+/** `12 of 40 files, 93.1 MiB/s, 12.0 s left` */
+export function aboutWork({ files, rate, secondsLeft }: MirrorWork): string {
+  const parts = [
+    files.total > 0 && `${files.done} of ${files.total} files`,
+    rate !== undefined && rate > 0 && `${formatBytes(rate)}/s`,
+    secondsLeft !== undefined && secondsLeft > 0 && `${formatDuration(secondsLeft * 1000)} left`,
+  ];
+  return parts.filter(Boolean).join(', ');
+}
