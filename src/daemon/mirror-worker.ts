@@ -91,10 +91,13 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
   let doing: 'syncing' | 'verifying' | undefined;
   let progress: Progress | undefined;
 
+  /** Ends what is under way. */
+  let ongoing = new AbortController();
+
   let isDue = !scheduled;
   let isStopped = false;
   /** Whether the mirror may be other than it is believed to be. */
-  let isDoubtful = true;
+  let isDoubtful = false;
   let inspectAt = 0;
   /** Milliseconds since 1970; the others are of `performance.now()`. */
   let removeAt = Infinity;
@@ -139,6 +142,7 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
     }),
     async close() {
       ending.abort(new ServerError('INTERRUPTED', 'Interrupted'));
+      ongoing.abort(ending.signal.reason);
       alarm.wake();
       await working;
       await turn;
@@ -195,7 +199,7 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
     };
     try {
       const current = () => newest() ?? wanted;
-      const { signal } = ending;
+      const { signal } = ongoing;
       const result = await replicator.sync(current, { signal, inspect, takeOver, onProgress });
       if (inspect) inspectAt = performance.now() + inspectEvery;
       isDoubtful = false;
@@ -220,8 +224,9 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
   }): Promise<MirrorCheck> {
     const wanted = newest();
     if (wanted === undefined) throw nothingPublished();
-    const signals = signal === undefined ? [ending.signal] : [ending.signal, signal];
+    if (ending.signal.aborted) throw ending.signal.reason;
     begin('verifying');
+    const signals = signal === undefined ? [ongoing.signal] : [ongoing.signal, signal];
     try {
       const both = AbortSignal.any(signals);
       const settings = { signal: both, repair, onProgress: note };
@@ -242,6 +247,8 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
   }
 
   function begin(what: 'syncing' | 'verifying'): void {
+    // A signal of its own: one that lives for years would gather listeners.
+    ongoing = new AbortController();
     doing = what;
     progress = undefined;
     meter.note(0);
@@ -284,17 +291,16 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
     const after = pauseAfter(error, { failures, random });
     isStopped = after === undefined;
     retryAt = after === undefined ? undefined : performance.now() + after;
-    if (scheduled && retryAt !== undefined && retryAt > giveUpAt) {
-      retryAt = undefined;
-      log.warn({ mirror: name }, 'the mirror is tried again at its next hour');
-    }
+    const isOver = scheduled && retryAt !== undefined && retryAt > giveUpAt;
+    if (isOver) retryAt = undefined;
     // The same failure is told once more only when it has lasted for long.
-    const isNews = error.message !== failure?.error.message || failures % 20 === 0;
+    const isNews = isOver || error.message !== failure?.error.message || failures % 20 === 0;
     failure = { at: isoTime(Date.now()), error };
     if (!isNews) return;
     // What we have not foreseen is logged as it is.
     const fields = { mirror: name, err: cause, failures };
     if (error.code === 'SOURCE_CHANGED') log.debug(fields, 'a file has changed while it was sent');
+    else if (isOver) log.warn(fields, 'the mirror is tried again at its next hour');
     else if (isStopped) log.error(fields, 'the mirror waits for somebody to see to it');
     else log.warn({ ...fields, after }, 'cannot bring the mirror up to date; it is tried again');
   }
