@@ -217,7 +217,8 @@ export function changesBetween(before: Entries, after: Entries): Changes {
   return changes;
 }
 
-function isSameEntry(a: Entry | undefined, b: Entry): boolean {
+/** Whether both say the same; the first may be unknown. */
+export function isSameEntry(a: Entry | undefined, b: Entry): boolean {
   if (a === b) return true;
   return a !== undefined && a.size === b.size && a.sha256 === b.sha256 && a.since === b.since;
 }

@@ -24,7 +24,7 @@
  * forgets a file before that is removed or gets other content.
  */
 import type { DocumentFacts, FileFacts, Files, Wanted } from './generation.js';
-import { changesBetween, type Entries, type Entry, isBelow, type Manifest } from './manifest.js';
+import { type Entries, type Entry, isBelow, isSameEntry, type Manifest } from './manifest.js';
 import type { Present } from './present.js';
 import { compareNames } from './tree.js';
 
@@ -153,7 +153,7 @@ function retractIf(
  */
 function send(missing: Files, wanted: Wanted, present: Present): Stage | undefined {
   if (missing.size === 0) return undefined;
-  const sources = staying(wanted.files, present.entries);
+  const sources = sourcesOf(missing, wanted.files, present.entries);
   const files = new Map<string, Sending>();
   for (const [path, { size, sha256 }] of newestFirst(missing)) {
     const hold = present.named.has(path) && present.entries.has(path);
@@ -175,12 +175,14 @@ function isOverwriting({ path, hold }: Sending, { recorded }: Present): boolean 
   return !hold && recorded?.entries.has(path) === true;
 }
 
-/** Where the mirror has which content, in files that keep it while others are sent. */
-function staying(files: Files, entries: Entries): Map<string, string> {
+/** Where the mirror has content that is missing elsewhere, in files that keep it while others are sent. */
+function sourcesOf(missing: Files, files: Files, entries: Entries): Map<string, string> {
+  const sought = new Set([...missing.values()].map(({ sha256 }) => sha256));
   const sources = new Map<string, string>();
   for (const [path, { size, sha256 }] of entries) {
+    if (sha256 === undefined || !sought.has(sha256)) continue;
     const becomes = files.get(path);
-    if (sha256 === undefined || (becomes !== undefined && becomes.sha256 !== sha256)) continue;
+    if (becomes !== undefined && becomes.sha256 !== sha256) continue;
     sources.set(`${sha256} ${size}`, path);
   }
   return sources;
@@ -240,20 +242,30 @@ function record(
   { entries, recorded }: Present,
   { now, generation }: PlanOptions,
 ): Stage | undefined {
-  const all = new Map<string, Entry>();
-  for (const [path, entry] of entries) {
-    all.set(path, files.has(path) ? named(entry) : unnamed(entry, now));
+  const entryOf = (path: string, entry: Entry) =>
+    files.has(path) ? named(entry) : unnamed(entry, now);
+  const head = { generation, documents };
+  if (recorded !== undefined && isSameHead(head, recorded)) {
+    // Mostly so: there is nothing to be done.
+    const isSame = (path: string, entry: Entry) =>
+      isSameEntry(recorded.entries.get(path), entryOf(path, entry));
+    if (recorded.entries.size === entries.size && everyEntry(entries, isSame)) return undefined;
   }
-  const next = { generation, documents, entries: all };
-  return isRecorded(next, recorded) ? undefined : { do: 'record', record: next };
+  const all = new Map<string, Entry>();
+  for (const [path, entry] of entries) all.set(path, entryOf(path, entry));
+  return { do: 'record', record: { ...head, entries: all } };
 }
 
-function isRecorded(next: Manifest, recorded: Manifest | undefined): boolean {
-  if (recorded === undefined || next.generation !== recorded.generation) return false;
-  const texts = [next, recorded].map(({ documents }) =>
-    documents.map(({ path, sha256 }) => `${path} ${sha256}`).join('\n'),
+function everyEntry(entries: Entries, test: (path: string, entry: Entry) => boolean): boolean {
+  for (const [path, entry] of entries) if (!test(path, entry)) return false;
+  return true;
+}
+
+function isSameHead(a: Omit<Manifest, 'entries'>, b: Omit<Manifest, 'entries'>): boolean {
+  const [one, other] = [a, b].map(({ generation, documents }) =>
+    [generation, ...documents.map(({ path, sha256 }) => `${path} ${sha256}`)].join('\n'),
   );
-  return texts[0] === texts[1] && changesBetween(recorded.entries, next.entries).size === 0;
+  return one === other;
 }
 
 function named(entry: Entry): Entry {
