@@ -356,6 +356,40 @@ describe('verification of a mirror', () => {
     assert.ok(seen.every(({ files, bytes }) => files.done <= 6 && bytes.done <= 36));
   });
 
+  test('finds files that cannot be read, or change meanwhile, and has them replaced', async () => {
+    for (const [code, reason] of [
+      ['MIRROR_DENIED', 'cannot be read'],
+      ['MIRROR_DAMAGED', 'is no file, or changed while it was read'],
+    ] as const) {
+      const { mirror, replicator } = await settledMirror();
+      const broken = mirror.files.get(file);
+      const { hash } = mirror;
+      mirror.hash = async (path, options) => {
+        if (mirror.files.get(path) !== broken) return await hash(path, options);
+        throw new ServerError(code, 'It does not work', { hint: 'look at it' });
+      };
+      for (const repair of [false, true]) {
+        const { damage } = await replicator.verify(() => generation, { repair });
+        assert.deepEqual(damage, [{ path: file, reason }]);
+      }
+      assert.notEqual(mirror.files.get(file), broken);
+      assert.deepEqual(imagesOn(mirror), expected(tree));
+      assert.deepEqual((await replicator.verify(() => generation)).damage, []);
+    }
+  });
+
+  test('ends where the mirror cannot be reached', async () => {
+    const { mirror, replicator } = await settledMirror();
+    mirror.hash = async () => {
+      throw new ServerError('MIRROR_DOWN', 'The connection is lost', { hint: 'wait' });
+    };
+    await assert.rejects(
+      replicator.verify(() => generation, { repair: true }),
+      (error) => error instanceof ServerError && error.code === 'MIRROR_DOWN',
+    );
+    assert.equal(replicator.lag(generation), 0);
+  });
+
   test('reads several files at once', async () => {
     let most = 0;
     let going = 0;
