@@ -15,6 +15,7 @@ import type { Generation } from './generation.js';
 import { inTurns, listFiles } from './inspect.js';
 import { know, note } from './knowledge.js';
 import { manifestPath, ownFolder, stagingFolder, stagingPath } from './names.js';
+import { allDone } from './together.js';
 import type { Work } from './work.js';
 
 /**
@@ -31,7 +32,7 @@ export async function look(
   const { knowledge } = work;
   const looksForSure = inspect || knowledge.isDoubtful;
   work.meter.begin('look', []);
-  const [manifest, documents] = await Promise.all([
+  const [manifest, documents] = await allDone([
     loadManifest(work),
     lookAtDocuments(work, generation),
   ]);
@@ -69,7 +70,7 @@ async function lookAtDocuments(
 ): Promise<Map<string, number>> {
   const plain = documents.map(({ path }) => path.replace(/\.gz$/, ''));
   const paths = [...new Set(plain.flatMap((path) => [path, `${path}.gz`]))];
-  const found = await Promise.all(
+  const found = await allDone(
     paths.map(async (path) => [path, await mirror.stat(path, signal)] as const),
   );
   return new Map(found.flatMap(([path, entry]) => (entry ? [[path, entry.size]] : [])));
@@ -95,7 +96,7 @@ async function lookAtTree({
   images,
   signal,
 }: Work): Promise<{ found: Map<string, Found>; mtime?: number }> {
-  const [found, manifest] = await Promise.all([
+  const [found, manifest] = await allDone([
     listFiles(mirror, { images, ...signal }),
     mirror.stat(manifestPath, signal),
   ]);
@@ -164,7 +165,7 @@ export async function tidy(work: Work, { files, documents }: Wanted): Promise<vo
   const wanted = new Set([...files.values(), ...documents].map(({ sha256 }) => sha256));
   const lists = new Set(store.lists().map((sha256) => `files-${sha256}.json`));
   const useless: string[] = [];
-  const [own, staged] = await Promise.all([
+  const [own, staged] = await allDone([
     mirror.list(ownFolder, signal),
     mirror.list(stagingFolder, signal),
   ]);

@@ -20,6 +20,7 @@ import { ServerError } from '../errors.js';
 import type { Logger } from '../log.js';
 import type { Mirror, MirrorOptions } from './mirror.js';
 import { listPath, manifestPath } from './names.js';
+import { allDone } from './together.js';
 
 /** Keeps lists by their SHA-256, so that they are not read from mirrors again. May forget any. */
 export interface ListCache {
@@ -116,7 +117,7 @@ export function createManifestStore(options: ManifestStoreOptions): ManifestStor
       current = next;
       const names = new Set(lists.map(({ sha256 }) => sha256));
       const useless = old.filter(({ sha256 }) => !names.has(sha256));
-      await Promise.all(useless.map(({ sha256 }) => mirror.remove(listPath(sha256), settings)));
+      await allDone(useless.map(({ sha256 }) => mirror.remove(listPath(sha256), settings)));
     },
     lists: () => [...(current?.lists ?? []), ...(maybe?.lists ?? [])].map(({ sha256 }) => sha256),
   };
@@ -130,7 +131,7 @@ export function createManifestStore(options: ManifestStoreOptions): ManifestStor
         { hint: 'give each master folders of its own on the mirror, or let this one take it over' },
       );
     }
-    const lists = await Promise.all(head.lists.map((name) => readList(name, settings)));
+    const lists = await allDone(head.lists.map((name) => readList(name, settings)));
     const entries = entriesOf([...lists.map(({ changes }) => changes), head.recent]);
     const { generation, documents, recent } = head;
     const manifest = { generation, documents, entries };

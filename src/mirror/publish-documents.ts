@@ -46,7 +46,7 @@ async function replace(
   const all = generation.documents.map((document) => stageDocument(work, document, documents));
   const renaming = generation.documents.map(async ({ path, sha256 }, index) => {
     if (!due.has(path)) return;
-    await Promise.all([all[index], makeFolder(work, folderOf(path))]);
+    await allDone([all[index], makeFolder(work, folderOf(path))]);
     documents.set(path, '');
     await mirror.rename(stagingPath(sha256), path, signal);
     work.documents.delete(sha256);

@@ -1,9 +1,11 @@
 /** Several things at once. */
 
-/** Resolves when all have ended, and rejects then if one has failed. */
-export async function allDone(work: readonly Promise<unknown>[]): Promise<void> {
+/** Resolves when all have ended, with what they gave, and rejects then if one has failed. */
+export async function allDone<T extends readonly unknown[] | []>(
+  work: T,
+): Promise<{ -readonly [Each in keyof T]: Awaited<T[Each]> }> {
   await Promise.allSettled(work);
-  await Promise.all(work);
+  return await Promise.all(work);
 }
 
 /** Lets so many things go on at once, of so many bytes together; one alone may be larger than that. */

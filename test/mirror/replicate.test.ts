@@ -365,6 +365,7 @@ const history: ImageTree[] = [
   { ...small, 'x/20260104/root.squashfs': '' },
 ];
 
+const full = () => new ServerError('MIRROR_FULL', 'No space left', { hint: 'make room' });
 const lost = () => new ServerError('MIRROR_DOWN', 'The connection is lost', { hint: 'try again' });
 
 /** Goes through the history, with a fault at change `at` and at every `every`th after that. */
@@ -480,6 +481,195 @@ describe('whatever fails', () => {
     assert.equal(Object.keys(imagesOn(mirror)).length, 4);
     await replicator.sync(() => generationOf({}));
     assert.deepEqual(imagesOn(mirror), {});
+  });
+
+  test('content that was left with two names is not written over under one of them', async () => {
+    for (const restarts of [false, true]) {
+      let isCut = false;
+      const mirror = memoryMirror({
+        changed: () => assert.deepEqual(liesOf(mirror.files), []),
+        fault: (when, operation, path) => {
+          if (isCut && when === 'before' && operation === 'rename' && path.includes('20260105')) {
+            throw lost();
+          }
+        },
+      });
+      let tree: ImageTree = { 'x/20260101/root.squashfs': 'content' };
+      let replicator = startMaster(mirror, () => tree);
+      await replicator.sync(() => generationOf(tree));
+      tree = { ...tree, 'x/20260105/root.squashfs': 'content' };
+      isCut = true;
+      await assert.rejects(replicator.sync(() => generationOf(tree)));
+      isCut = false;
+      assert.ok(mirror.files.has(stagingPath(sha256Of('content'))), 'it is left there');
+      tree = { 'x/20260105/root.squashfs': 'content', 'x/20260101/root.squashfs': 'other' };
+      if (restarts) replicator = startMaster(mirror, () => tree);
+      const put = mirror.counts.put;
+      const { sent } = await replicator.sync(() => generationOf(tree));
+      assert.deepEqual(sent, { files: 2, bytes: 5 }, 'what was left is used');
+      const documents = generationOf(tree).documents.reduce((sum, { size }) => sum + size, 0);
+      assert.ok(mirror.counts.put - put <= 5 + 2 * documents);
+      assert.deepEqual(imagesOn(mirror), expected(tree));
+    }
+  });
+
+  test('what an earlier try has left in full length, and wrong, is sent anew', async () => {
+    const tree = { 'x/20260101/root.squashfs': 'content' };
+    const mirror = memoryMirror();
+    mirror.folders.add('.lxd-image-server').add(stagingFolder);
+    const left = { content: Buffer.from('CONTENT'), mtime: 0 };
+    mirror.files.set(stagingPath(sha256Of('content')), left);
+    await startMaster(mirror, () => tree).sync(() => generationOf(tree));
+    assert.deepEqual(imagesOn(mirror), expected(tree));
+    assert.equal(String(left.content), 'CONTENT', 'the file itself was not written to');
+  });
+
+  test('a look that fails once it has read another manifest does not pass for one', async () => {
+    let isCut = false;
+    const mirror = memoryMirror({
+      begin: (operation) => {
+        if (isCut && operation === 'stat') throw lost();
+      },
+    });
+    const replicator = startMaster(mirror, () => small);
+    await replicator.sync(() => generationOf(small));
+    const manifest = mirror.files.get(manifestPath)?.content;
+    mirror.files.clear();
+    mirror.files.set(manifestPath, { content: Buffer.from(`${manifest}\n`), mtime: 0 });
+    isCut = true;
+    await assert.rejects(replicator.sync(() => generationOf(small), { inspect: true }));
+    isCut = false;
+    assert.equal(replicator.lag(generationOf(small)), undefined);
+    await replicator.sync(() => generationOf(small), { inspect: true });
+    assert.deepEqual(imagesOn(mirror), expected(small));
+  });
+
+  test('names are on the disk of the mirror before a document uses them, whatever was cut', async () => {
+    for (const restarts of [false, true]) {
+      let isCut = true;
+      const unsynced = new Set<string>();
+      const mirror = memoryMirror({
+        fault: (when, operation, path) => {
+          if (operation !== 'rename') return;
+          const folder = path.slice(0, path.lastIndexOf('/'));
+          if (when === 'after' && path.startsWith('images/')) unsynced.add(folder);
+          if (when === 'before' && path === paths.images) assert.deepEqual([...unsynced], []);
+          if (when === 'after' && path.includes('/y/') && isCut) throw lost();
+        },
+      });
+      const { sync } = mirror;
+      mirror.sync = async (path, options) => {
+        await sync(path, options);
+        unsynced.delete(path);
+      };
+      let replicator = startMaster(mirror, () => small);
+      await assert.rejects(replicator.sync(() => generationOf(small)));
+      assert.ok(unsynced.size > 0);
+      isCut = false;
+      if (restarts) replicator = startMaster(mirror, () => small);
+      await replicator.sync(() => generationOf(small));
+      assertPublished(mirror, generationOf(small));
+    }
+  });
+
+  test('a lie that a restart finds is taken out of the documents before it is mended', async () => {
+    let lies: number | undefined;
+    const mirror = memoryMirror({
+      fault: (when, operation, path) => {
+        const isContent = path === stagingPath(sha256Of('meta 1'));
+        if (when === 'before' && operation === 'put' && isContent) {
+          lies = liesOf(mirror.files).length;
+        }
+      },
+    });
+    await startMaster(mirror, () => small).sync(() => generationOf(small));
+    for (const documents of [[], [`${paths.images}.gz`], [paths.images]]) {
+      lies = undefined;
+      mirror.files.delete(pathOf('x/20260101/lxd.tar.xz'));
+      mirror.files.delete(manifestPath);
+      for (const document of documents) mirror.files.delete(document);
+      if (documents.includes(paths.images)) mirror.files.delete(paths.index);
+      await startMaster(mirror, () => small).sync(() => generationOf(small));
+      assert.equal(lies, 0);
+      assert.deepEqual(imagesOn(mirror), expected(small));
+    }
+  });
+
+  test('what a superseded generation has left does not keep a mirror full', async () => {
+    const room = 10_000;
+    const mirror = memoryMirror({
+      fault: (when, operation) => {
+        if (when !== 'before' || operation !== 'put') return;
+        const used = [...mirror.files.values()].reduce((sum, file) => sum + file.content.length, 0);
+        if (used > room) throw full();
+      },
+    });
+    let tree: ImageTree = { 'x/20260101/root.squashfs': 'r'.repeat(2 * room) };
+    const replicator = startMaster(mirror, () => tree);
+    await assert.rejects(
+      replicator.sync(() => generationOf(tree)),
+      (error) => error instanceof ServerError && error.code === 'MIRROR_FULL',
+    );
+    tree = small;
+    await replicator.sync(() => generationOf(tree));
+    assert.deepEqual(imagesOn(mirror), expected(tree));
+  });
+
+  test('what is found to be gone has the tree looked at, at the next try', async () => {
+    const mirror = memoryMirror();
+    let tree = small;
+    const replicator = startMaster(mirror, () => tree);
+    await replicator.sync(() => generationOf(tree));
+    const gone = 'images/demo/x/amd64/default/20260101';
+    for (const path of mirror.files.keys()) if (path.startsWith(gone)) mirror.files.delete(path);
+    tree = { ...tree, 'x/20260101/more': 'more' };
+    // The folder goes while files are given their names in it.
+    const { rename } = mirror;
+    mirror.rename = async (from, to, options) => {
+      if (to.endsWith('/more') && mirror.folders.delete(gone)) mirror.rename = rename;
+      return await rename(from, to, options);
+    };
+    await assert.rejects(
+      replicator.sync(() => generationOf(tree)),
+      (error) => error instanceof ServerError && error.code === 'MIRROR_MISSING',
+    );
+    await replicator.sync(() => generationOf(tree));
+    assert.deepEqual(imagesOn(mirror), expected(tree));
+  });
+
+  test('a file that is gone when its content is to be taken is brought back, too', async () => {
+    const mirror = memoryMirror();
+    let tree: ImageTree = { 'x/20260101/root.squashfs': 'content' };
+    const replicator = startMaster(mirror, () => tree);
+    await replicator.sync(() => generationOf(tree));
+    mirror.files.delete(pathOf('x/20260101/root.squashfs'));
+    tree = { ...tree, 'x/20260105/root.squashfs': 'content' };
+    await replicator.sync(() => generationOf(tree));
+    assert.deepEqual(imagesOn(mirror), expected(tree));
+    assert.deepEqual(liesOf(mirror.files), []);
+  });
+
+  test('a mirror that was to be taken over is asked about again', async () => {
+    let isCut = false;
+    const mirror = memoryMirror({
+      fault: () => {
+        if (isCut) throw lost();
+      },
+    });
+    await startMaster(mirror, () => small).sync(() => generationOf(small));
+    const other = startMaster(mirror, () => small, { master: { id: 'b7', host: 'b' } });
+    isCut = true;
+    await assert.rejects(
+      other.sync(() => generationOf({}), { takeOver: true }),
+      (error) => error instanceof ServerError && error.code === 'MIRROR_DOWN',
+    );
+    isCut = false;
+    await assert.rejects(
+      other.sync(() => generationOf({})),
+      (error) => error instanceof ServerError && error.code === 'MIRROR_TAKEN',
+    );
+    await other.sync(() => generationOf({}), { takeOver: true });
+    assertPublished(mirror, generationOf({}));
   });
 
   test('a generation that was named in part is reckoned with by the next', async () => {
