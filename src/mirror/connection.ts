@@ -37,8 +37,8 @@ export interface LoginOptions {
   onLost?: (error: ServerError) => void;
 }
 
-/** Pieces of content are no larger than this, and no larger than the server takes. */
-const largestPiece = 64 * 1024;
+/** Pieces of content are no larger than this, as OpenSSH's are, and no larger than the server takes. */
+const largestPiece = 256 * 1024;
 /** What every server takes. */
 const smallestLimit = 31 * 1024;
 /** How long a request may take that keeps the far side's disk busy, against any other. */
@@ -219,6 +219,7 @@ export class Connection {
   #slow = 0;
   /** When the far side was last heard of, or was asked after a silence. */
   #heardAt = performance.now();
+  #roundTripMs = Number.POSITIVE_INFINITY;
 
   constructor({ name, stallMs, socket, client, sftp, onLost }: ConnectionOptions) {
     const internals = sftp as SftpInternals;
@@ -251,6 +252,11 @@ export class Connection {
     return this.#waiting.size;
   }
 
+  /** How long the quickest answer took to a request that was alone: hardly more than the way there and back. */
+  get roundTripMs(): number {
+    return this.#roundTripMs;
+  }
+
   get isLost(): boolean {
     return this.#lost !== undefined;
   }
@@ -268,7 +274,9 @@ export class Connection {
       done(this.#lost);
       return;
     }
-    if (this.#waiting.size === 0) this.#heardAt = performance.now();
+    const isAlone = this.#waiting.size === 0;
+    if (isAlone) this.#heardAt = performance.now();
+    const askedAt = this.#heardAt;
     const end = (error: Error | undefined, value?: T) => {
       if (!this.#waiting.delete(end)) return;
       if (slow) this.#slow -= 1;
@@ -278,6 +286,7 @@ export class Connection {
     if (slow) this.#slow += 1;
     request(this.#sftp, (error, value) => {
       this.#heardAt = performance.now();
+      if (isAlone) this.#roundTripMs = Math.min(this.#roundTripMs, this.#heardAt - askedAt);
       if (!error) return end(undefined, value);
       // An error without a status is the client's: the session is over, and its close is about to tell why.
       const isAnswer = 'code' in error && typeof error.code === 'number';

@@ -10,6 +10,11 @@ export const blockBytes = 2 ** 20;
 export const flightBytes = resumeWindow - blockBytes;
 /** A channel of OpenSSH takes 2 MiB ahead; a little more hides the way of the acknowledgements. */
 const laneBytes = 3 * 2 ** 20;
+/**
+ * From this round trip on (in milliseconds) one connection waits for acknowledgements. On a shorter one it keeps this
+ * process busy, and others would only make more work.
+ */
+const farMs = 5;
 /** Each connection beside the first has to have so much to do. */
 const laneWorth = 4 * 2 ** 20;
 /** Files at once that need more than one block of memory. */
@@ -42,7 +47,9 @@ async function move<Item, Result>(
   const others: Promise<OpenFile | undefined>[] = [];
   let isOver = false;
   transfer.addLane(first);
-  session.more(Math.floor((options.end - options.start) / laneWorth), {
+  const isFar = first.connection.roundTripMs >= farMs;
+  const wanted = isFar ? Math.floor((options.end - options.start) / laneWorth) : 0;
+  session.more(wanted, {
     first: first.connection,
     use: (connection) => {
       if (isOver) return;

@@ -78,8 +78,9 @@ export function createSending({ session, move, rate }: SendingOptions) {
   }
 
   async function sendInPieces({ source, start, file, remote, options }: Sending): Promise<void> {
-    const { pieceBytes } = file.connection;
     const { signal } = options;
+    // Alike in size, so that no block ends with a tiny one.
+    const pieceBytes = Math.ceil(blockBytes / Math.ceil(blockBytes / file.connection.pieceBytes));
     const blocks = createBlocks(source, { start, blockBytes });
     const blockEnd = (offset: number) => (Math.floor(offset / blockBytes) + 1) * blockBytes;
     await move<Buffer, void>({
