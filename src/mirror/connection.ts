@@ -4,7 +4,7 @@
  */
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
-import type { ServerHostKeyAlgorithm, SFTPWrapper } from 'ssh2';
+import type { Client, ServerHostKeyAlgorithm, SFTPWrapper } from 'ssh2';
 import SftpClient from 'ssh2-sftp-client';
 import { ServerError } from '../errors.js';
 import type { HostPort } from '../units.js';
@@ -189,14 +189,19 @@ interface ConnectionOptions {
   onLost: (error: ServerError) => void;
 }
 
-/** What ssh2 knows of the far side and does not tell in its types. */
+/** What ssh2 knows of the far side, and does not tell in its types. */
 interface SftpInternals {
   _extensions?: Record<string, string>;
   _maxWriteLen?: number;
   _maxReadLen?: number;
 }
 
-/** A connection that is logged in. It is lost once, and stays lost. */
+/** What ssh2-sftp-client works with, which it does not tell in its types either. */
+interface ClientInternals {
+  client?: Client & { _remoteVer?: unknown };
+}
+
+/** An SFTP session on a connection that is logged in. It is lost once, with its connection, and stays lost. */
 export class Connection {
   /** Names and versions of the protocol extensions that the server offers. */
   readonly extensions: Readonly<Record<string, string>>;
@@ -309,6 +314,25 @@ export class Connection {
     });
   }
 
+  /**
+   * One more SFTP session on the same connection: its window comes on top, and it is there in fewer round trips than
+   * another login takes. Rejects where the server does not allow more.
+   */
+  async another(): Promise<Connection> {
+    const { client } = this.#client as unknown as ClientInternals;
+    if (client === undefined) throw new Error('The client does not show its connection');
+    const sftp = await this.call<SFTPWrapper>((_sftp, answer) => client.sftp(answer));
+    return new Connection({
+      name: this.#name,
+      stallMs: this.#stallMs,
+      socket: this.#socket,
+      client: this.#client,
+      sftp,
+      // It is told of the first session.
+      onLost: () => {},
+    });
+  }
+
   /** Ends it, in good order where the far side answers soon. Requests under way reject with MIRROR_DOWN. */
   async close(): Promise<void> {
     this.#lose(down(this.#name, 'the connection was closed'), { destroy: false });
@@ -351,6 +375,6 @@ export class Connection {
 }
 
 function remoteSoftware(client: SftpClient): string {
-  const inner = (client as unknown as { client?: { _remoteVer?: unknown } }).client;
+  const inner = (client as unknown as ClientInternals).client;
   return typeof inner?._remoteVer === 'string' ? inner._remoteVer : 'unknown';
 }

@@ -1,19 +1,25 @@
-/** The connections of one mirror: opened when there is work for them, kept, and replaced when they are lost. */
+/**
+ * The connections of one mirror: opened when there is work for them, kept, and replaced when they are lost. Each has
+ * one session, and a second one where there is much to move: a server takes 2 MiB ahead on each session, whereas a
+ * connection could carry more.
+ */
 import { systemText } from '../errors.js';
 import type { Logger } from '../log.js';
 import type { Connection } from './connection.js';
 
 export interface Connections {
-  /** The connection with the least to do; opens the first. Rejects as `open` does. */
+  /** The session with the least to do; opens the first. Rejects as `open` does. */
   take(): Promise<Connection>;
   /**
-   * Calls `use` with up to `count` connections besides `first`: with those that are open at once, with others when
+   * Calls `use` with up to `count` sessions besides `first`: with those that are open at once, with others when
    * they are. Those that cannot be opened are done without, for a while.
    */
-  more(count: number, options: { first: Connection; use: (connection: Connection) => void }): void;
+  more(count: number, options: { first: Connection; use: Use }): void;
   /** Closes them all, those that are being opened too; who waits for one is told `reason`. */
   close(reason: Error): Promise<void>;
 }
+
+export type Use = (session: Connection) => void;
 
 export interface ConnectionsOptions {
   open(signal: AbortSignal): Promise<Connection>;
@@ -22,13 +28,16 @@ export interface ConnectionsOptions {
   log: Pick<Logger, 'debug'>;
 }
 
-/** Requests on each connection from which on another is worth its login. */
+/** Requests on each session from which on another connection is worth its login. */
 const busy = 8;
 /** After a connection beside the first could not be opened. */
 const pauseMs = 60_000;
 
 export function createConnections({ open, max, log }: ConnectionsOptions): Connections {
-  const isOpen = new Set<Connection>();
+  /** The first session of each connection. */
+  const firsts = new Set<Connection>();
+  /** The second session of a connection, or `undefined` where there is to be none, by its first. */
+  const seconds = new Map<Connection, Connection | undefined>();
   const opening = new Set<Promise<Connection>>();
   const closing = new AbortController();
   let main: Promise<Connection> | undefined;
@@ -37,27 +46,40 @@ export function createConnections({ open, max, log }: ConnectionsOptions): Conne
   return {
     async take() {
       const best = leastBusy() ?? (await first());
-      if (best.load >= busy && room() > 0 && opening.size === 0) openExtra();
+      if (best.load >= busy && room() > 0 && opening.size === 0) openExtra(() => {});
       return best;
     },
     more(count, { first: known, use }) {
-      const others = living().filter((connection) => connection !== known);
-      for (const connection of others.slice(0, count)) use(connection);
-      for (let missing = Math.min(count - others.length, room()); missing > 0; missing--) {
-        openExtra(use);
+      const others = living().filter((session) => session !== known);
+      for (const session of others.slice(0, count)) use(session);
+      let missing = count - others.length;
+      for (const connection of firsts) {
+        if (missing > 0 && openSecond(connection, use)) missing -= 1;
+      }
+      for (let left = room(); missing > 0 && left > 0; left--) {
+        openExtra((session) => {
+          use(session);
+          openSecond(session, use);
+        });
+        missing -= 2;
       }
     },
     async close(reason) {
       closing.abort(reason);
       await Promise.allSettled(opening);
-      await Promise.all([...isOpen].map((connection) => connection.close()));
-      isOpen.clear();
+      await Promise.all(living().map((session) => session.close()));
+      firsts.clear();
     },
   };
 
   function living(): Connection[] {
-    for (const connection of isOpen) if (connection.isLost) isOpen.delete(connection);
-    return [...isOpen];
+    for (const connection of firsts) {
+      if (!connection.isLost) continue;
+      firsts.delete(connection);
+      seconds.delete(connection);
+    }
+    const sessions = [...firsts, ...seconds.values()];
+    return sessions.filter((session) => session !== undefined && !session.isLost) as Connection[];
   }
 
   function leastBusy(): Connection | undefined {
@@ -74,7 +96,8 @@ export function createConnections({ open, max, log }: ConnectionsOptions): Conne
 
   function room(): number {
     if (performance.now() < noMoreUntil) return 0;
-    return max - living().length - opening.size;
+    living();
+    return max - firsts.size - opening.size;
   }
 
   async function openOne(): Promise<Connection> {
@@ -82,14 +105,14 @@ export function createConnections({ open, max, log }: ConnectionsOptions): Conne
     opening.add(promise);
     try {
       const connection = await promise;
-      isOpen.add(connection);
+      firsts.add(connection);
       return connection;
     } finally {
       opening.delete(promise);
     }
   }
 
-  function openExtra(use: (connection: Connection) => void = () => {}): void {
+  function openExtra(use: Use): void {
     openOne().then(use, (error: unknown) => {
       noMoreUntil = performance.now() + pauseMs;
       log.debug(
@@ -97,5 +120,24 @@ export function createConnections({ open, max, log }: ConnectionsOptions): Conne
         'a further connection to the mirror cannot be opened',
       );
     });
+  }
+
+  /** @returns false where the connection has a second session, or is to have none */
+  function openSecond(connection: Connection, use: Use): boolean {
+    if (seconds.has(connection)) return false;
+    seconds.set(connection, undefined);
+    connection.another().then(
+      (session) => {
+        if (!seconds.has(connection)) return;
+        seconds.set(connection, session);
+        use(session);
+      },
+      (error: unknown) =>
+        log.debug(
+          { reason: systemText(error) },
+          'a second session on a connection is not to be had',
+        ),
+    );
+    return true;
   }
 }

@@ -1,4 +1,4 @@
-/** Moves a large file over several connections at once, each with a handle of its own on it. */
+/** Moves a large file over several sessions at once, each with a handle of its own on it. */
 import { resumeWindow } from '../mirror.js';
 import { createSlots, type Slots } from '../slots.js';
 import { createTransfer, type TransferOptions } from '../transfer.js';
@@ -15,7 +15,7 @@ const laneBytes = 3 * 2 ** 20;
  * process busy, and others would only make more work.
  */
 const farMs = 5;
-/** Each connection beside the first has to have so much to do. */
+/** Each session beside the first has to have so much to do. */
 const laneWorth = 4 * 2 ** 20;
 /** Files at once that need more than one block of memory. */
 const largeAtOnce = 2;
