@@ -23,9 +23,20 @@ import { temporaryFolder } from '../support/temporary.js';
 const sshd = needs(...uploadPrograms);
 const first = 'a/x/amd64/default/20260101';
 
-/** Waits until the mirror has the documents of the master, looking after each event of the daemon. */
-async function mirrored(daemon: Daemon, root: string, mirror: string): Promise<void> {
-  while (!(await hasDocuments(root, mirror))) await daemon.event('the mirror is up to date');
+/** Waits until so many versions are published, and the mirror has them. */
+async function mirrored(
+  daemon: Daemon,
+  {
+    root,
+    folder,
+    name = 'eu',
+    versions = 1,
+  }: { root: string; folder: string; name?: string; versions?: number },
+): Promise<void> {
+  await daemon.until(async () => (await daemon.status()).catalogue.versions === versions);
+  const isSynced = async () => (await statusOf(daemon, name)).state === 'synced';
+  while (!((await isSynced()) && (await hasDocuments(root, folder))))
+    await daemon.event('the mirror is up to date');
 }
 
 async function statusOf(daemon: Daemon, name = 'eu'): Promise<MirrorStatus> {
@@ -81,15 +92,13 @@ describe('a mirror', sshd, () => {
     const { root, server, daemon } = await setUp(t, { lines: 'publish.removal_grace = "1s"' });
     await addVersion(root, first);
     await addVersion(root, 'a/x/amd64/default/20260102');
-    await daemon.until(async () => (await daemon.status()).catalogue.versions === 2);
-    await mirrored(daemon, root, server.folder);
+    await mirrored(daemon, { root, folder: server.folder, versions: 2 });
     await assertMirrored(root, server.folder);
     const { state, lag, generation } = await statusOf(daemon);
     assert.deepEqual({ state, lag }, { state: 'synced', lag: { versions: 0, seconds: 0 } });
     assert.match(generation ?? '', /^[0-9a-f]{64}$/);
     await rm(join(root, 'images', first), { recursive: true });
-    await daemon.until(async () => (await daemon.status()).catalogue.versions === 1);
-    await mirrored(daemon, root, server.folder);
+    await mirrored(daemon, { root, folder: server.folder });
     assert.equal((await filesBelow(server.folder)).length, 4, 'clients may have an older index');
     let removed: unknown = 0;
     while (removed === 0) ({ removed } = await daemon.event('the mirror is up to date'));
@@ -135,7 +144,7 @@ describe('a mirror', sshd, () => {
     const right = await readFile(server.config.knownHosts as string, 'utf8');
     const table = mirrorTable({ ...server.config, knownHosts: known });
     await addVersion(root, first);
-    await mirrored(daemon, root, server.folder);
+    await mirrored(daemon, { root, folder: server.folder });
     await reconfigure(table);
     await daemon.event('the mirror waits for somebody to see to it');
     const { state, failure, next } = await statusOf(daemon);
@@ -178,7 +187,7 @@ describe('a mirror', sshd, () => {
     while (now.state !== 'behind') now = await statusOf(daemon);
     assert.equal(now.lag.versions, 1);
     await reconfigure(mirrorTable(server.config, { more: ['schedule = "* * * * * *"'] }));
-    await mirrored(daemon, root, server.folder);
+    await mirrored(daemon, { root, folder: server.folder, versions: 2 });
     await assertMirrored(root, server.folder);
   });
 
@@ -194,7 +203,7 @@ describe('a mirror', sshd, () => {
     while ((await doneAt()) < 2 ** 20) await daemon.call('status');
     const before = await doneAt();
     await reconfigure(`${slow}\n${mirrorTable(other.config, { name: 'us' })}`);
-    await mirrored(daemon, root, other.folder);
+    await mirrored(daemon, { root, folder: other.folder, name: 'us' });
     const now = await statusOf(daemon);
     assert.equal(now.state, 'syncing');
     assert.ok((now.work?.bytes.done ?? 0) >= before, 'it goes on where it was');
@@ -206,7 +215,7 @@ describe('a mirror', sshd, () => {
       (await daemon.status()).mirrors.map(({ name }) => name),
       ['eu'],
     );
-    await mirrored(daemon, root, server.folder);
+    await mirrored(daemon, { root, folder: server.folder });
     assert.equal(
       daemon.events.filter(({ msg, mirror }) => /cannot bring/.test(msg) && mirror === 'eu').length,
       0,
@@ -217,7 +226,7 @@ describe('a mirror', sshd, () => {
   test('is told of by "mirror list", with a daemon and without', async (t) => {
     const { root, server, daemon, call } = await setUp(t);
     await addVersion(root, first);
-    await mirrored(daemon, root, server.folder);
+    await mirrored(daemon, { root, folder: server.folder });
     const table = await call('mirror', 'list');
     assert.match(table.stdout, /^MIRROR +STATE +BEHIND +IN SYNC +NEXT TRY +GENERATION\neu +synced/);
     const [listed] = JSON.parse((await call('mirror', 'list', '--json')).stdout) as MirrorStatus[];
@@ -250,7 +259,7 @@ describe('a mirror', sshd, () => {
   test('of another master is refused with its name, and taken over when somebody says so', async (t) => {
     const { root, server, daemon, start } = await setUp(t);
     await addVersion(root, first);
-    await mirrored(daemon, root, server.folder);
+    await mirrored(daemon, { root, folder: server.folder });
     await daemon.end();
     const other = await emptyRoot(t);
     await addVersion(other, 'b/y/amd64/default/20260101');
@@ -271,7 +280,7 @@ describe('a mirror', sshd, () => {
   test('is verified and mended by "verify --mirror"', async (t) => {
     const { root, server, daemon, call } = await setUp(t);
     await addVersion(root, first);
-    await mirrored(daemon, root, server.folder);
+    await mirrored(daemon, { root, folder: server.folder });
     const whole = await call('verify', '--mirror', 'eu');
     assert.deepEqual([whole.code, whole.stderr], [0, '']);
     assert.match(whole.stdout, /^eu: read back \d+ files \(.*\): all as published\n$/);
@@ -286,6 +295,8 @@ describe('a mirror', sshd, () => {
       damage.map(({ path }) => path),
       [`images/${first}/rootfs.squashfs`],
     );
+    await mirrored(daemon, { root, folder: server.folder });
+    await assertMirrored(root, server.folder);
     await daemon.end();
     await writeFile(file, content);
     const mended = await call('verify', '--mirror', 'eu', '--repair');
