@@ -19,6 +19,10 @@
  *  6. **record** it in the manifest: what is there, and what no document names from now on.
  *  7. **remove** what no document has named for the grace time: clients keep an index for an hour.
  *
+ * A mirror that is full could wait for ever like that: old versions would go only after new ones have found room.
+ * There the documents are brought to what is whole by now before (3), and what is due is removed; so the grace time
+ * of what nobody wants any more begins.
+ *
  * The manifest may at no moment claim too much either, as the next one to come believes it. So it takes back that
  * it knows the documents before they change, it stops a file's grace time before the file is named again, and it
  * forgets a file before that is removed or gets other content.
@@ -65,6 +69,8 @@ export interface PlanOptions {
   images: string;
   /** The name of the generation, for the record. */
   generation: string;
+  /** The mirror has run out of room: what may go goes first. Default: no. */
+  isFull?: boolean;
 }
 
 /** What is to be done next so that the mirror becomes as wanted; `undefined` where it is. */
@@ -77,12 +83,25 @@ export function nextStage(
   return (
     check(missing, present) ??
     retractIf(hasLost(present), missing, wanted, present) ??
+    makeRoom(missing, wanted, present, options) ??
     send(missing, wanted, present) ??
     retractIf(missing.size > 0, missing, wanted, present) ??
     publish(wanted, present) ??
     record(wanted, present, options) ??
     remove(present, options)
   );
+}
+
+/** Whether there is, or will be, something to remove before anything is sent. */
+export function canMakeRoom(
+  { files }: Pick<Wanted, 'files'>,
+  { entries }: Pick<Present, 'entries'>,
+  { now, grace }: Pick<PlanOptions, 'now' | 'grace'>,
+): boolean {
+  for (const [path, { since }] of entries) {
+    if (!files.has(path) && (since === undefined || now - since >= grace)) return true;
+  }
+  return false;
 }
 
 /** The next step towards documents that may name only what is there; `undefined` where they are in place. */
@@ -145,6 +164,32 @@ function retractIf(
 ): Stage | undefined {
   if (!condition) return undefined;
   return takeBack(wanted, present) ?? { do: 'retract', missing: new Set(missing.keys()) };
+}
+
+function makeRoom(
+  missing: Files,
+  wanted: Wanted,
+  present: Present,
+  options: PlanOptions,
+): Stage | undefined {
+  if (options.isFull !== true || missing.size === 0) return undefined;
+  if (!canMakeRoom(wanted, present, options)) return undefined;
+  const { files } = wanted;
+  const { entries, named, recorded } = present;
+  const isUnwanted = (path: string) => !files.has(path);
+  const retracted = retractIf([...named].some(isUnwanted), missing, wanted, present);
+  if (retracted !== undefined) return retracted;
+  if ([...entries].some(([path, { since }]) => since === undefined && isUnwanted(path))) {
+    const open = openRecord(files, { recorded, entries });
+    const all = new Map(open.entries);
+    for (const [path, entry] of all) {
+      if (isUnwanted(path)) all.set(path, unnamed(entry, options.now));
+    }
+    return { do: 'record', record: { ...open, entries: all } };
+  }
+  const sought = new Set([...missing.values()].map(({ sha256 }) => sha256));
+  const isSpared = (path: string, { sha256 = '' }: Entry) => files.has(path) || sought.has(sha256);
+  return remove(present, options, { isSpared });
 }
 
 /**
@@ -280,11 +325,16 @@ function unnamed(entry: Entry, now: number): Entry {
   return since === entry.since && since <= now ? entry : { ...entry, since: Math.min(since, now) };
 }
 
-function remove(present: Present, { now, grace, images }: PlanOptions): Stage | undefined {
-  const { recorded, entries } = present;
+function remove(
+  { recorded, entries }: Present,
+  { now, grace, images }: PlanOptions,
+  { isSpared = () => false }: { isSpared?: (path: string, entry: Entry) => boolean } = {},
+): Stage | undefined {
   const files: string[] = [];
-  for (const [path, { since }] of entries) {
-    if (since !== undefined && now - since >= grace && isBelow(images, path)) files.push(path);
+  for (const [path, entry] of entries) {
+    const { since } = entry;
+    const isDue = since !== undefined && now - since >= grace && !isSpared(path, entry);
+    if (isDue && isBelow(images, path)) files.push(path);
   }
   if (files.length === 0 || recorded === undefined) return undefined;
   const kept = new Map(entries);

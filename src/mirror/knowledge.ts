@@ -18,6 +18,8 @@ export interface Knowledge {
   isLittered: boolean;
   /** Whether the tree was found to be other than was known. */
   isDoubtful: boolean;
+  /** Whether there was no room the last time. */
+  isFull: boolean;
 }
 
 export function createKnowledge(): Knowledge {
@@ -29,6 +31,7 @@ export function createKnowledge(): Knowledge {
     // Whatever the process before has left.
     isLittered: true,
     isDoubtful: false,
+    isFull: false,
   };
 }
 

@@ -3,7 +3,7 @@
  * came of it, and asks again. What is known of the mirror outlives a failure; what a failure has put in doubt is
  * looked at again.
  */
-import { nextRemoval, nextStage, type Stage } from '../catalog/plan.js';
+import { canMakeRoom, nextRemoval, nextStage, type Stage } from '../catalog/plan.js';
 import type { Present } from '../catalog/present.js';
 import { ServerError } from '../errors.js';
 import { checkFiles } from './check-files.js';
@@ -126,6 +126,7 @@ async function learning<T>(knowledge: Knowledge, change: () => Promise<T>): Prom
     knowledge.present?.held.clear();
     knowledge.isLittered = true;
     const code = error instanceof ServerError ? error.code : undefined;
+    knowledge.isFull ||= code === 'MIRROR_FULL';
     knowledge.isDoubtful ||= code === 'MIRROR_MISSING' || code === 'MIRROR_DAMAGED';
     throw error;
   }
@@ -135,17 +136,21 @@ async function bringUpToDate(work: Work, present: Present): Promise<SyncResult> 
   const { newest, knowledge, grace, images, signal, now = Date.now } = work;
   const result = { sent: { files: 0, bytes: 0 }, adopted: 0, removed: 0 };
   if (knowledge.isLittered) {
-    await tidy(work, newest());
+    // Documents and the manifest need some room as well, before anything can be removed.
+    const isPressed = knowledge.isFull && canMakeRoom(newest(), present, { now: now(), grace });
+    await tidy(work, isPressed ? { files: new Map(), documents: [] } : newest());
     knowledge.isLittered = work.left.size > 0;
   }
   for (;;) {
     signal.signal?.throwIfAborted();
     const generation = newest();
-    const plan = { now: now(), grace, images, generation: generation.id };
+    const { isFull } = knowledge;
+    const plan = { now: now(), grace, images, generation: generation.id, isFull };
     const stage = nextStage(generation, present, plan);
     if (stage !== undefined) await carryOut(work, stage, { generation, present, result });
     else if (knowledge.isLittered) await tidyAtLast(work, present);
     else {
+      knowledge.isFull = false;
       const again = nextRemoval(present.entries, { grace });
       return { generation: generation.id, ...result, again };
     }

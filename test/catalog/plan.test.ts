@@ -14,8 +14,12 @@ import {
 
 const grace = 60_000;
 
-function optionsFor(mirror: ModelMirror, generation: ModelGeneration): PlanOptions {
-  return { now: mirror.now(), grace, images: 'images', generation: generation.id };
+function optionsFor(
+  mirror: ModelMirror,
+  generation: ModelGeneration,
+  { isFull = false } = {},
+): PlanOptions {
+  return { now: mirror.now(), grace, images: 'images', generation: generation.id, isFull };
 }
 
 const paths = ['p', 'q'].flatMap((product) =>
@@ -38,6 +42,8 @@ interface Happening {
   generation: ModelGeneration;
   inspect: boolean;
   seconds: number;
+  /** What comes then finds no room at first. */
+  isFull: boolean;
 }
 const happening = fc.record<Happening>({
   after: fc.nat(12),
@@ -45,6 +51,7 @@ const happening = fc.record<Happening>({
   generation,
   inspect: fc.boolean(),
   seconds: fc.nat(90),
+  isFull: fc.boolean(),
 });
 
 /** Notes what is named now, and that nothing is named that is not there. */
@@ -69,6 +76,7 @@ function goThrough(mirror: ModelMirror, { start, happenings, random, afterStep }
   let present = mirror.look(wanted, true);
   const left = [...happenings];
   let until = left[0]?.after;
+  let isFull = false;
   const check = afterStep ?? (() => watch(mirror));
   const step = () => {
     check();
@@ -84,7 +92,7 @@ function goThrough(mirror: ModelMirror, { start, happenings, random, afterStep }
   for (let stages = 0; ; stages++) {
     assert.ok(stages < 500, 'it comes to an end');
     try {
-      const stage = nextStage(wanted, present, optionsFor(mirror, wanted));
+      const stage = nextStage(wanted, present, optionsFor(mirror, wanted, { isFull }));
       if (stage === undefined) {
         check();
         if (left.length === 0) return { wanted, present };
@@ -102,6 +110,7 @@ function goThrough(mirror: ModelMirror, { start, happenings, random, afterStep }
       if (now.what !== 'crash') wanted = now.generation;
       if (now.what !== 'generation') present = mirror.look(wanted, now.inspect);
       until = left[0]?.after;
+      ({ isFull } = now);
     }
   }
 }
@@ -376,6 +385,43 @@ describe('the stages', () => {
     for (let second = 0; second < grace / 1000; second++) mirror.tick();
     assert.deepEqual(kinds(stagesTo(mirror, wanted, present)), ['remove']);
     assert.deepEqual([...mirror.files.keys()], [at('20260101')]);
+  });
+
+  test('make room on a full mirror: old versions go after their time, and new ones need not be there', () => {
+    const mirror = modelMirror();
+    const kept: [string, Content] = [at('20260102'), 'a1'];
+    stagesTo(mirror, plain([[at('20260101'), 'b1'], kept]));
+    mirror.files.set(at('20260101', 'meta'), { content: 'c2', mtime: 0 });
+    const wanted = plain([kept, [at('20260103'), 'c2'], [at('20260104'), 'd1']]);
+    const present = mirror.look(wanted, true);
+    present.entries.set(at('20260101', 'meta'), { size: 2, sha256: 'c2' });
+    const shuffle = <T>(items: readonly T[]) => [...items];
+    const untilSending = () => {
+      const stages: Stage[] = [];
+      for (;;) {
+        const stage = nextStage(wanted, present, optionsFor(mirror, wanted, { isFull: true }));
+        assert.ok(stage);
+        if (stage.do === 'send') return kinds(stages);
+        stages.push(stage);
+        mirror.run(stage, { generation: wanted, present, step: () => {}, shuffle, grace });
+        watch(mirror);
+      }
+    };
+    assert.deepEqual(untilSending(), ['record', 'retract', 'record']);
+    assert.deepEqual([...(mirror.documents.get('images.json')?.names.keys() ?? [])], [kept[0]]);
+    for (let second = 1; second < grace / 1000; second++) mirror.tick();
+    assert.deepEqual(untilSending(), []);
+    mirror.tick();
+    assert.deepEqual(untilSending(), ['remove']);
+    // What others can be made from stays.
+    assert.deepEqual([...mirror.files.keys()], [kept[0], at('20260101', 'meta')]);
+    // With room, all goes its way.
+    assert.deepEqual(kinds(stagesTo(mirror, wanted, present)), [
+      'send',
+      'publish',
+      'record',
+      'remove',
+    ]);
   });
 
   test('take away compressed documents that nobody keeps up to date before they replace the others', () => {

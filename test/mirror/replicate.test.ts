@@ -615,6 +615,44 @@ describe('whatever fails', () => {
     assert.deepEqual(imagesOn(mirror), expected(tree));
   });
 
+  test('a full mirror that has to hold only what fits converges by itself, after the grace time', async () => {
+    const root = 'r'.repeat(4000);
+    const room = 16_000;
+    let now = 1_000_000_000;
+    const used = () => {
+      const contents = new Set([...mirror.files.values()].map(({ content }) => content));
+      return [...contents].reduce((sum, { length }) => sum + length, 0);
+    };
+    const mirror = memoryMirror({
+      changed: () => assert.deepEqual(liesOf(mirror.files), []),
+      fault: (when, operation) => {
+        if (when === 'before' && ['put', 'write'].includes(operation) && used() > room) {
+          throw full();
+        }
+      },
+    });
+    const treeOf = (numbers: number[]) =>
+      Object.fromEntries(numbers.map((n) => [`x/2026010${n}/root.squashfs`, `${n}${root}`]));
+    let tree = treeOf([1, 2]);
+    const replicator = startMaster(mirror, () => tree, { now: () => now });
+    await replicator.sync(() => generationOf(tree));
+    tree = treeOf([2, 3, 4]);
+    let tries = 0;
+    for (; ; tries++) {
+      assert.ok(tries < 30, 'it comes to an end');
+      try {
+        await replicator.sync(() => generationOf(tree));
+        break;
+      } catch (error) {
+        assert.ok(error instanceof ServerError && error.code === 'MIRROR_FULL', String(error));
+        now += grace / 10;
+      }
+    }
+    assert.ok(tries >= 10, `${tries}`);
+    assert.deepEqual(imagesOn(mirror), expected(tree));
+    assertPublished(mirror, generationOf(tree));
+  });
+
   test('what is found to be gone has the tree looked at, at the next try', async () => {
     const mirror = memoryMirror();
     let tree = small;
