@@ -1,5 +1,6 @@
 /** Sends files to a mirror, several at once, and gives them their names. */
 import { setMaxListeners } from 'node:events';
+import type { Manifest } from '../catalog/manifest.js';
 import { openRecord, type Sending, type Stage } from '../catalog/plan.js';
 import type { Present } from '../catalog/present.js';
 import { ServerError } from '../errors.js';
@@ -88,8 +89,8 @@ async function sendFile(
   await making;
   if (!file.hold) {
     knowledge.unsure.add(path);
-    knowledge.unsynced.add(folder);
     await mirror.rename(stagingPath(sha256), path, { signal });
+    knowledge.unsynced.add(folder);
     knowledge.unsure.delete(path);
     present.held.delete(sha256);
     note(knowledge, path, { size, sha256 });
@@ -106,8 +107,10 @@ function createRecorder(
   const { recordEvery = 5000 } = work;
   let last = performance.now();
   let writing: Promise<void> | undefined;
-  const write = (record: Parameters<typeof writeRecord>[1]) => {
-    writing = writeRecord(work, record, present)
+  const write = (record: Manifest) => {
+    // It claims no name that is not on the disk: whoever believes it later does not look.
+    writing = syncFolders(work)
+      .then(() => writeRecord(work, record, present))
       .catch(fail)
       .then(() => {
         writing = undefined;

@@ -93,7 +93,13 @@ export async function writeRecord(work: Work, record: Manifest, present: Present
 /** Has the names that files have got written to the disk of the mirror: documents may name them then. */
 export async function syncFolders({ mirror, knowledge, signal }: Work): Promise<void> {
   await inTurns([...knowledge.unsynced], mirror.parallel, async (path) => {
-    await mirror.sync(path, signal);
+    // Others may get names in it meanwhile.
     knowledge.unsynced.delete(path);
+    try {
+      await mirror.sync(path, signal);
+    } catch (error) {
+      knowledge.unsynced.add(path);
+      throw error;
+    }
   });
 }
