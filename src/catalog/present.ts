@@ -93,6 +93,17 @@ export function knownDocuments(
   );
 }
 
+/** Notes that documents may name `files` from now on: none of these waits to be removed any more. */
+export function noteNames({ entries, named }: Present, files: Files): void {
+  for (const path of files.keys()) {
+    named.add(path);
+    const entry = entries.get(path);
+    if (entry?.since === undefined) continue;
+    const { since, ...rest } = entry;
+    entries.set(path, rest);
+  }
+}
+
 /** Notes that the manifest now says `record`. */
 export function noteRecord(present: Present, record: Manifest): void {
   present.recorded = record;

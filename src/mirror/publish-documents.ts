@@ -1,6 +1,6 @@
 /** Gives documents their names on a mirror. */
 import { type DocumentStage, nextDocuments } from '../catalog/plan.js';
-import type { Present } from '../catalog/present.js';
+import { noteNames, type Present } from '../catalog/present.js';
 import type { Generation, GenerationDocument } from './generation.js';
 import { folderOf, stagingFolder, stagingPath } from './names.js';
 import { allDone } from './together.js';
@@ -13,7 +13,7 @@ export async function publishDocuments(
   present: Present,
 ): Promise<void> {
   await syncFolders(work);
-  for (const path of generation.files.keys()) present.named.add(path);
+  noteNames(present, generation.files);
   let stage = nextDocuments(generation.documents, present);
   for (; stage !== undefined; stage = nextDocuments(generation.documents, present)) {
     work.meter.begin(stage.do, []);

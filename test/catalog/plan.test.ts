@@ -387,6 +387,30 @@ describe('the stages', () => {
     assert.deepEqual([...mirror.files.keys()], [at('20260101')]);
   });
 
+  test('do not take up the grace time of a file again that was named in between', () => {
+    const mirror = modelMirror();
+    const first: [string, Content] = [at('20260101'), 'a1'];
+    stagesTo(mirror, plain([first]));
+    stagesTo(mirror, plain([]));
+    const present = mirror.look(plain([]), false);
+    const shuffle = <T>(items: readonly T[]) => [...items];
+    const until = (wanted: ModelGeneration, last: Stage['do']) => {
+      for (;;) {
+        const stage = nextStage(wanted, present, optionsFor(mirror, wanted));
+        if (stage === undefined || stage.do === last) return;
+        mirror.run(stage, { generation: wanted, present, step: () => {}, shuffle, grace });
+        watch(mirror);
+      }
+    };
+    // Its name is to get other content: the manifest forgets it. Then a newer generation has it as it was.
+    until(plain([[first[0], 'b1']]), 'send');
+    until(plain([first]), 'record');
+    assert.deepEqual([...(mirror.documents.get('images.json')?.names.keys() ?? [])], [first[0]]);
+    const named = mirror.tick() * 1000;
+    until(plain([]), 'remove');
+    assert.equal(mirror.manifest?.entries.get(first[0])?.since, named);
+  });
+
   test('make room on a full mirror: old versions go after their time, and new ones need not be there', () => {
     const mirror = modelMirror();
     const kept: [string, Content] = [at('20260102'), 'a1'];

@@ -3,7 +3,13 @@ import assert from 'node:assert/strict';
 import type { DocumentFacts, Wanted } from '../../src/catalog/generation.js';
 import type { Manifest } from '../../src/catalog/manifest.js';
 import { nextDocuments, type Stage } from '../../src/catalog/plan.js';
-import { type Found, noteRecord, type Present, recall } from '../../src/catalog/present.js';
+import {
+  type Found,
+  noteNames,
+  noteRecord,
+  type Present,
+  recall,
+} from '../../src/catalog/present.js';
 
 /** Content stands for itself, and for its hash: 'b2' is two bytes. */
 export type Content = string;
@@ -180,7 +186,7 @@ export function modelMirror(): ModelMirror {
   }
 
   function publish(target: ModelGeneration, { present, step, shuffle }: RunContext): void {
-    for (const path of target.files.keys()) present.named.add(path);
+    noteNames(present, target.files);
     let next = nextDocuments(target.documents, present);
     for (; next !== undefined; next = nextDocuments(target.documents, present)) {
       if (next.do === 'withdraw') {
