@@ -1,9 +1,12 @@
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
+import { EventEmitter, once } from 'node:events';
 import { mkdir, mkdtemp, readFile, rm, stat } from 'node:fs/promises';
+import type { IncomingMessage } from 'node:http';
+import { get } from 'node:https';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
 import { after, before, describe, test } from 'node:test';
 import { type KeptServer, missingPrograms, outcome, run, startServer } from '../support/command.js';
 import { machine } from '../support/image-files.js';
@@ -25,19 +28,26 @@ interface Demo {
   folder: string;
   home: string;
   port: number;
+  mirrorPort: number;
   server: KeptServer;
 }
 
 /** Runs what `npm start` runs, for a user whose home is empty, until it has said how to try it. */
-async function startDemo(name: string, ...options: string[]): Promise<Demo> {
-  const port = await freePort();
+async function startDemo(
+  name: string,
+  options: readonly string[],
+  onOutput?: (line: string) => void,
+): Promise<Demo> {
+  const [port, mirrorPort] = [await freePort(), await freePort()];
   const home = join(folder, `${name}-home`);
-  const demo = { folder: join(folder, name), home, port };
+  const demo = { folder: join(folder, name), home, port, mirrorPort };
   await mkdir(home, { recursive: true });
   const line = [process.execPath, startScript, '--folder', demo.folder, '--port', String(port)];
-  const server = await startServer([...line, ...options] as [string, ...string[]], {
+  const more = ['--mirror-port', String(mirrorPort), ...options];
+  const server = await startServer([...line, ...more] as [string, ...string[]], {
     isReady: (said) => said.includes('incus delete'),
     env: { HOME: home },
+    ...(onOutput && { onOutput }),
   });
   return { ...demo, server };
 }
@@ -46,6 +56,13 @@ async function startDemo(name: string, ...options: string[]): Promise<Demo> {
 function linesUnder(title: string, { server }: Demo): string[] {
   const block = server.said.split('\n\n').find((text) => text.startsWith(`${title}\n`));
   return (block ?? '').trim().split('\n').slice(1);
+}
+
+/** The `images.json` that a server gives. */
+async function download({ port, ca }: { port: number; ca: string }): Promise<string> {
+  const request = get({ host: '127.0.0.1', port, ca, path: '/streams/v1/images.json' });
+  const [response] = (await once(request, 'response')) as [IncomingMessage];
+  return await text(response);
 }
 
 /** Pastes one line into a shell of that user, and gives what it prints. */
@@ -69,21 +86,53 @@ describe('npm start, without any client', () => {
         })),
       );
     };
-    const first = await startDemo('again', '--image', 'tiny');
+    const first = await startDemo('again', ['--image', 'tiny']);
     await first.server.stop('SIGINT');
     const before = await look(first);
-    const second = await startDemo('again', '--image', 'tiny');
+    const second = await startDemo('again', ['--image', 'tiny']);
     await second.server.stop('SIGINT');
     assert.deepEqual(await look(second), before);
   });
 
-  test('ends with exit code 0 on Ctrl-C, and frees its port', async () => {
-    const demo = await startDemo('ctrl-c', '--image', 'tiny');
+  test('ends with exit code 0 on Ctrl-C, and frees its ports', async () => {
+    const demo = await startDemo('ctrl-c', ['--image', 'tiny']);
     assert.equal(await demo.server.stop('SIGINT'), 0);
-    const next = createServer().listen(demo.port, '127.0.0.1');
-    await once(next, 'listening');
-    next.close();
+    for (const port of [demo.port, demo.mirrorPort]) {
+      const next = createServer().listen(port, '127.0.0.1');
+      await once(next, 'listening');
+      next.close();
+    }
   });
+
+  for (const sftp of ['sshd', 'own']) {
+    const skip = sftp === 'sshd' && missingPrograms('sshd', 'ssh-keygen');
+    const title = `an image dropped into the sample tree is on the mirror moments later (${sftp})`;
+    test(title, { skip }, async () => {
+      const events = new EventEmitter();
+      const options = ['--image', 'tiny', '--sftp', sftp];
+      const demo = await startDemo(`drop-${sftp}`, options, (line) => events.emit('line', line));
+      const [line = ''] = linesUnder(
+        'A new version on the master is on the mirror moments later:',
+        demo,
+      );
+      const mirrored = new Promise<void>((resolve) => {
+        events.on('line', (said: string) => {
+          if (said.startsWith('mirror: up to date, 1 files')) resolve();
+        });
+      });
+      await paste(line, demo, {});
+      const ended = demo.server.wait().then(() => assert.fail('it has ended'));
+      await Promise.race([mirrored, ended]);
+      ended.catch(() => {});
+      const ca = await readFile(join(demo.folder, 'ssl/nginx.crt'), 'utf8');
+      const documents = await Promise.all(
+        [demo.port, demo.mirrorPort].map((port) => download({ port, ca })),
+      );
+      assert.equal(documents[0], documents[1]);
+      assert.equal(documents[0]?.match(/"lxd_combined.tar.gz":/g)?.length, 2);
+      assert.equal(await demo.server.stop('SIGINT'), 0);
+    });
+  }
 
   test('says so when its port is in use', async () => {
     const other = createServer().listen(0, '127.0.0.1');
@@ -106,7 +155,7 @@ describe('the lines that npm start says to paste, with LXD', { skip: skipLxd }, 
   after(() => lxd?.close());
 
   test('launch a container and run a command in it', async () => {
-    const demo = await startDemo('busybox', '--image', 'busybox');
+    const demo = await startDemo('busybox', ['--image', 'busybox']);
     const env = { LXD_DIR: lxd.env.LXD_DIR };
     const printed = new Map<string, string>();
     for (const line of linesUnder('With LXD:', demo)) {
@@ -119,7 +168,7 @@ describe('the lines that npm start says to paste, with LXD', { skip: skipLxd }, 
   });
 
   test('launch a container that stops when asked, from the image made without BusyBox', async () => {
-    const demo = await startDemo('tiny', '--image', 'tiny');
+    const demo = await startDemo('tiny', ['--image', 'tiny']);
     const env = { LXD_DIR: lxd.env.LXD_DIR };
     const lines = linesUnder('With LXD:', demo);
     for (const line of lines.slice(0, -1)) await paste(line, demo, env);
@@ -140,7 +189,7 @@ describe('the lines that npm start says to paste, with Incus', { skip: skipIncus
   after(() => tools?.close());
 
   test('list the image', async () => {
-    const demo = await startDemo('incus', '--image', 'tiny');
+    const demo = await startDemo('incus', ['--image', 'tiny']);
     const lines = linesUnder('With Incus:', demo);
     const upToList = lines.slice(0, lines.findIndex((line) => line.includes('image list')) + 1);
     let printed = '';

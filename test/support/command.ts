@@ -5,6 +5,7 @@ import { type ChildProcessWithoutNullStreams, type SpawnOptions, spawn } from 'n
 import { accessSync, constants } from 'node:fs';
 import type { Socket } from 'node:net';
 import { delimiter, join } from 'node:path';
+import { createInterface } from 'node:readline';
 import { buffer, text } from 'node:stream/consumers';
 
 export interface CommandOptions {
@@ -87,13 +88,21 @@ export interface KeptServer {
   stop(signal?: NodeJS.Signals): Promise<number>;
 }
 
+export interface ServerOptions {
+  /** Whether it is ready, by all that it has said so far. */
+  isReady: (said: string) => boolean;
+  env?: Record<string, string>;
+  /** Is given each line that it says, also once it is ready. */
+  onOutput?: (line: string) => void;
+}
+
 /**
  * Starts a server and waits until `isReady` accepts all that it has said, which is asked at each output.
  * Throws with what it said where it ends first. A Ctrl-C in the terminal does not reach it.
  */
 export async function startServer(
   [program, ...args]: readonly [string, ...string[]],
-  { isReady, env = {} }: { isReady: (said: string) => boolean; env?: Record<string, string> },
+  { isReady, env = {}, onOutput }: ServerOptions,
 ): Promise<KeptServer> {
   const keeper = join(import.meta.dirname, 'keeper.js');
   const child = spawn(process.execPath, [keeper, program, ...args], {
@@ -101,6 +110,11 @@ export async function startServer(
     env: { ...process.env, ...env },
   });
   const ended = exitCode(child);
+  if (onOutput !== undefined) {
+    for (const output of [child.stdout, child.stderr]) {
+      createInterface({ input: output }).on('line', onOutput);
+    }
+  }
   const said = await untilReady(child, isReady);
   // A test that has failed and stops nothing can end all the same, and its servers with it.
   const handles = [child, child.stdin as Socket, child.stdout as Socket, child.stderr as Socket];

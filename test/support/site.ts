@@ -20,18 +20,30 @@ export interface Site {
   url: string;
 }
 
+export interface SiteOptions {
+  /** `host:port` */
+  address: string;
+  /** Where key and certificate are, or will be. Default: in the site's own folder. */
+  sslDir?: string;
+  /** Further tables of the configuration. */
+  config?: string;
+}
+
 /** Lays out a site in `folder` (absolute, made if need be) that will listen on `address`. */
-export async function makeSite(folder: string, { address }: { address: string }): Promise<Site> {
+export async function makeSite(
+  folder: string,
+  { address, sslDir = join(folder, 'ssl'), config = '' }: SiteOptions,
+): Promise<Site> {
   const site = {
     root: join(folder, 'root'),
     config: join(folder, 'config.toml'),
-    sslDir: join(folder, 'ssl'),
-    certificate: join(folder, 'ssl/nginx.crt'),
+    sslDir,
+    certificate: join(sslDir, 'nginx.crt'),
     address,
     url: `https://${address}`,
   };
   await mkdir(join(site.root, 'images'), { recursive: true });
-  await writeFile(site.config, configuration(folder, site));
+  await writeFile(site.config, `${configuration(folder, site)}\n${config}`);
   return site;
 }
 
@@ -81,4 +93,10 @@ export async function serve(site: Site): Promise<Served> {
   const line = [process.execPath, executable, '--config', site.config, 'serve'] as const;
   const server = await startServer(line, { isReady: (said) => said.includes(site.address) });
   return { ...server, certificate: await readFile(site.certificate, 'utf8') };
+}
+
+/** Starts `watch`, and waits until it has published what is there. Throws with all that it said if it ends first. */
+export async function watch(site: Site, onOutput: (line: string) => void): Promise<KeptServer> {
+  const line = [process.execPath, executable, '--config', site.config, 'watch'] as const;
+  return await startServer(line, { isReady: (said) => said.includes('"msg":"ready"'), onOutput });
 }
