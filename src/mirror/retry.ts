@@ -30,9 +30,9 @@ const pauses = { first: 750, longest: 5000 };
 
 export interface RetryOptions {
   log: Pick<Logger, 'debug'>;
-  /** How often something is tried in all while it gets nowhere. Default: 6. */
+  /** How often something is tried in all while nothing gets anywhere. Default: 6. */
   attempts?: number;
-  /** For how long after its first failure something is tried again, in milliseconds. Default: 15,000. */
+  /** For how long something is tried again while nothing gets anywhere, in milliseconds. Default: 15,000. */
   patience?: number;
   /** From 0 up to 1. Default: chance. */
   random?: () => number;
@@ -47,7 +47,7 @@ export interface RetryOptions {
  * login at its end, however many were under way. Its {@link Mirror.close} closes `mirror`.
  */
 export function withRetry(mirror: Mirror, options: RetryOptions): Mirror {
-  const { ride, close } = createInterruptions(mirror, options);
+  const { ride, noteGain, close } = createInterruptions(mirror, options);
 
   return {
     parallel: mirror.parallel,
@@ -86,7 +86,7 @@ export function withRetry(mirror: Mirror, options: RetryOptions): Mirror {
     /** How far it has come, as told by `onStart` and `onBytes`; `undefined` before the start. */
     let reached: number | undefined;
     let furthest = 0;
-    return await ride(given, async ({ progress }) => {
+    return await ride(given, async () => {
       const { start } = await mirror.put(source, path, {
         ...given,
         // What has been acknowledged lies in a file that was begun as `given` demands.
@@ -101,7 +101,7 @@ export function withRetry(mirror: Mirror, options: RetryOptions): Mirror {
           sent += count;
           reached = (reached ?? 0) + count;
           // What is sent again is no progress: else one that is always cut in the same place would go on for ever.
-          if (reached > furthest) progress();
+          if (reached > furthest) noteGain();
           furthest = Math.max(furthest, reached);
           given.onBytes?.(count);
         },
@@ -131,10 +131,8 @@ export function withRetry(mirror: Mirror, options: RetryOptions): Mirror {
   /** Whether `to` has what `from` was named after. */
   async function hasContentOf(from: string, to: string, given?: MirrorOptions): Promise<boolean> {
     const name = from.slice(stagingFolder.length + 1);
-    if (from !== stagingPath(name) || !/^[0-9a-f]{64}$/.test(name)) return false;
-    const found = await mirror.stat(to, given);
-    const { signal } = given ?? {};
-    return found?.kind === 'file' && (await mirror.hash(to, { signal }))?.sha256 === name;
+    if (from !== stagingPath(name)) return false;
+    return (await mirror.hash(to, { signal: given?.signal }))?.sha256 === name;
   }
 
   function link(from: string, to: string, given?: MirrorOptions): Promise<boolean> {
@@ -150,11 +148,9 @@ export function withRetry(mirror: Mirror, options: RetryOptions): Mirror {
 interface Attempt {
   /** What the last of them failed with. */
   lost: ServerError | undefined;
-  /** It has got somewhere: earlier failures do not count any more. */
-  progress(): void;
 }
 
-/** Failures in a row. */
+/** Failures in a row, between which nothing got anywhere. */
 interface Failures {
   count: number;
   last: ServerError;
@@ -175,8 +171,14 @@ function createInterruptions(mirror: Mirror, options: RetryOptions) {
   const { now = () => performance.now(), pause = pauseByTimer } = options;
   let current: Interruption | undefined;
   let isClosed = false;
+  /** How often something has got somewhere: where many fail at once, each has to wait until it is its turn. */
+  let gains = 0;
 
-  return { ride, close };
+  return { ride, noteGain, close };
+
+  function noteGain(): void {
+    gains += 1;
+  }
 
   /** Gives what `attempt` resolves to in the end. Nothing is tried while others wait for the mirror's return. */
   async function ride<T>(
@@ -186,18 +188,19 @@ function createInterruptions(mirror: Mirror, options: RetryOptions) {
     const signal = given?.signal;
     let lost: ServerError | undefined;
     let failures: Failures | undefined;
-    const progress = () => {
-      failures = undefined;
-    };
+    let gainsBefore = gains;
     for (;;) {
       signal?.throwIfAborted();
       if (current !== undefined) await join(current, signal);
       try {
-        return await attempt({ lost, progress });
+        const result = await attempt({ lost });
+        noteGain();
+        return result;
       } catch (error) {
         if (!isOf(error, 'MIRROR_DOWN')) throw error;
         lost = error;
-        failures = oneMore(failures, error);
+        failures = oneMore(gains === gainsBefore ? failures : undefined, error);
+        gainsBefore = gains;
         signal?.throwIfAborted();
         // Those who failed at the same moment join the first.
         current ??= begin(error);
@@ -215,11 +218,10 @@ function createInterruptions(mirror: Mirror, options: RetryOptions) {
 
   function begin(error: ServerError): Interruption {
     const ending = new AbortController();
-    const over = comeBack(error, ending.signal).finally(() => leave(interruption));
-    const interruption: Interruption = { over, waiting: 0, ending };
+    const over = comeBack(error, ending.signal);
     // Those who wait are told.
     over.catch(() => {});
-    return interruption;
+    return { over, waiting: 0, ending };
   }
 
   async function join(interruption: Interruption, signal: AbortSignal | undefined): Promise<void> {
@@ -230,13 +232,9 @@ function createInterruptions(mirror: Mirror, options: RetryOptions) {
       interruption.waiting -= 1;
       if (interruption.waiting === 0) {
         interruption.ending.abort();
-        leave(interruption);
+        current = undefined;
       }
     }
-  }
-
-  function leave(interruption: Interruption): void {
-    if (current === interruption) current = undefined;
   }
 
   /** Resolves when the mirror answers; rejects with the last failure where it does not, or nobody waits any more. */

@@ -191,6 +191,16 @@ describe('the server for development', () => {
     assert.ok((await lstat(served.folder)).isDirectory());
   });
 
+  test('does not rename over what is there', async (t) => {
+    const served = await serve(t);
+    const ask = await rawClient(t, served);
+    for (const name of ['one', 'other']) await writeFile(join(served.folder, name), name);
+    await assert.rejects(ask('rename', 'one', 'other'), fails);
+    assert.equal(await readFile(join(served.folder, 'other'), 'utf8'), 'other');
+    await ask('rename', 'one', 'third');
+    assert.deepEqual((await readdir(served.folder)).sort(), ['other', 'third']);
+  });
+
   test('changes rights, times and sizes, and no owners', async (t) => {
     const served = await serve(t);
     const ask = await rawClient(t, served);

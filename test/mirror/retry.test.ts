@@ -64,7 +64,7 @@ function setUp({ faults = {}, retry = {}, ...options }: SetUpOptions = {}) {
 }
 
 /** Pauses that do not end by themselves. */
-function endlessPause() {
+function endlessPause({ late = false } = {}) {
   const asked: AbortSignal[] = [];
   let resolve = () => {};
   const begun = new Promise<void>((begin) => {
@@ -74,7 +74,10 @@ function endlessPause() {
     asked.push(signal);
     resolve();
     return new Promise<void>((_resolve, reject) => {
-      signal.addEventListener('abort', () => reject(signal.reason));
+      signal.addEventListener('abort', () => {
+        if (late) setImmediate(reject);
+        else reject(signal.reason);
+      });
     });
   };
   return { pause, asked, begun };
@@ -160,6 +163,22 @@ describe('a mirror that is cut off for a moment', () => {
     assert.deepEqual(calls, ['stat', 'capabilities', 'stat', 'capabilities', 'stat']);
   });
 
+  test('is not given up while others get somewhere', async () => {
+    const faults = { stat: always.slice(0, 20) };
+    // As long as the others take.
+    const pause = async () => {
+      for (let turn = 0; turn < 3; turn++) await new Promise(setImmediate);
+    };
+    const { mirror, calls } = setUp({ faults, retry: { attempts: 3, pause } });
+    let isOver = false;
+    const stat = mirror.stat('').finally(() => {
+      isOver = true;
+    });
+    while (!isOver) await mirror.list('');
+    assert.equal((await stat)?.kind, 'folder');
+    assert.equal(calls.filter((each) => each === 'stat').length, 21);
+  });
+
   test('is given up where its silence has taken long enough', async () => {
     let time = 0;
     const pause = async () => {
@@ -226,7 +245,7 @@ describe('many operations that fail at the same moment', () => {
   });
 
   test('end each with its own signal, and the pause with the last', async () => {
-    const { begun, pause, asked } = endlessPause();
+    const { begun, pause, asked } = endlessPause({ late: true });
     const { mirror, calls } = setUp({ faults: { stat: always.slice(0, 2) }, retry: { pause } });
     const endings = [new AbortController(), new AbortController()];
     const waiting = endings.map(({ signal }) => mirror.stat('', { signal }));
@@ -243,6 +262,31 @@ describe('many operations that fail at the same moment', () => {
     // Nobody waits any more: the next one asks the mirror.
     assert.equal((await mirror.stat(''))?.kind, 'folder');
     assert.deepEqual(calls, ['stat', 'stat', 'stat']);
+  });
+
+  test('can be asked for again by those who are told first that all is given up', async () => {
+    const faults = { stat: always.slice(0, 2), capabilities: [before] };
+    const { mirror } = setUp({ faults, retry: { attempts: 2 } });
+    const first = mirror.stat('').catch(() => mirror.stat(''));
+    const { signal } = new AbortController();
+    const second = assert.rejects(mirror.stat('', { signal }), failsWith('MIRROR_DOWN'));
+    assert.equal((await first)?.kind, 'folder');
+    await second;
+  });
+
+  test('leave no pause behind where they were ended meanwhile', async () => {
+    const { pause, asked } = endlessPause();
+    const ending = new AbortController();
+    const { mirror } = setUp({
+      retry: { pause },
+      fault: () => {
+        ending.abort('the reason');
+        throw failure('MIRROR_DOWN');
+      },
+    });
+    const removing = mirror.remove('file', { signal: ending.signal });
+    await assert.rejects(removing, (error) => error === 'the reason');
+    assert.deepEqual(asked, []);
   });
 
   test('are not tried again once the mirror is closed', async () => {
@@ -272,7 +316,7 @@ describe('a rename whose answer is lost', () => {
     const shaken = setUp({ faults: { rename: [after] } });
     await fill(shaken);
     await shaken.mirror.rename(staged, 'file');
-    assert.deepEqual(shaken.calls, ['rename', 'capabilities', 'stat', 'stat', 'hash']);
+    assert.deepEqual(shaken.calls, ['rename', 'capabilities', 'stat', 'hash']);
   });
 
   test('is not taken for done where the target has other content, or is none', async () => {
@@ -287,7 +331,8 @@ describe('a rename whose answer is lost', () => {
   test('is not taken for done where nothing tells what has to be there', async () => {
     const shaken = setUp({ faults: { rename: [after] } });
     await fill(shaken);
-    const name = `${sha256(content)}`;
+    const name = `${'x'.repeat(stagingFolder.length)}/${sha256(content)}`;
+    await shaken.memory.makeFolder('x'.repeat(stagingFolder.length));
     await shaken.put(name, content.toString());
     await assert.rejects(shaken.mirror.rename(name, 'file'), failsWith('MIRROR_DOWN'));
     assert.deepEqual(shaken.calls, ['rename', 'capabilities', 'stat']);
@@ -389,19 +434,23 @@ describe('counts', () => {
   });
 
   test('that rise to the same again do not', async () => {
-    const { mirror, memory, calls } = setUp({
+    let pieces = 0;
+    const { mirror, calls } = setUp({
       retry: { attempts: 4 },
-      fault: (_when, operation) => {
-        if (operation === 'put' && (memory.files.get('file')?.content.length ?? 0) > 0) {
+      // The second piece of every attempt, which does not come far enough to be continued.
+      fault: (when, operation) => {
+        if (operation === 'put' && when === 'before' && ++pieces % 2 === 0) {
           throw failure('MIRROR_DOWN');
         }
       },
     });
-    await assert.rejects(
-      mirror.put(sourceOf(large), 'file'),
-      failsWith('MIRROR_DOWN', /It has failed/),
-    );
+    const counts: number[] = [];
+    const source = sourceOf(large.subarray(0, 24 * 2 ** 20));
+    const putting = mirror.put(source, 'file', { onBytes: (count) => counts.push(count) });
+    await assert.rejects(putting, failsWith('MIRROR_DOWN'));
     assert.equal(calls.filter((each) => each === 'put').length, 4);
+    const third = 8 * 2 ** 20;
+    assert.deepEqual(counts, [third, -third, third, -third, third, -third, third]);
   });
 });
 
