@@ -44,6 +44,11 @@ export interface HostPort {
   port: number;
 }
 
+/** `host:port`, as {@link parseHostPort} takes it. */
+export function formatHostPort({ host, port }: HostPort): string {
+  return `${host.includes(':') ? `[${host}]` : host}:${port}`;
+}
+
 /**
  * Reads `host:port`, `192.0.2.1:port` and `[2001:db8::1]:port`.
  * With `options.port` the port may be left out, and a bare IPv6 address is understood too.

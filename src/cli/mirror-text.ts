@@ -1,11 +1,12 @@
 /** Mirrors in words. */
 import type { MirrorConfig } from '../config.js';
 import type { MirrorStatus, MirrorWork } from '../daemon/status.js';
+import { formatHostPort } from '../units.js';
 import { counted, formatBytes, formatDuration } from './format.js';
 
 /** `user@host:port` */
-export function remoteText({ user, remote: { host, port } }: MirrorConfig): string {
-  return `${user}@${host.includes(':') ? `[${host}]` : host}:${port}`;
+export function remoteText({ user, remote }: Pick<MirrorConfig, 'user' | 'remote'>): string {
+  return `${user}@${formatHostPort(remote)}`;
 }
 
 /** How far a mirror is behind: `3 versions, 2 min`. */

@@ -14,6 +14,7 @@ import { createReplicator, type MirrorCheck, type SyncResult } from '../mirror/r
 import { withRetry } from '../mirror/retry.js';
 import { createSftpMirror } from '../mirror/sftp.js';
 import { acceptHostKey, type ShownKey, showHostKey } from '../mirror/trust.js';
+import { formatHostPort } from '../units.js';
 import { type CheckRequest, createMirrorWorker, type MirrorWorker } from './mirror-worker.js';
 import { createSchedule, type Schedule } from './schedule.js';
 import type { MirrorActivity, MirrorStatus } from './status.js';
@@ -249,7 +250,7 @@ export function createReplication(options: ReplicationOptions): Replication {
     return {
       name,
       url,
-      remote: `${user}@${remote.host.includes(':') ? `[${remote.host}]` : remote.host}:${remote.port}`,
+      remote: `${user}@${formatHostPort(remote)}`,
       schedule: cron,
       ...status,
       ...(next !== undefined && { next }),
