@@ -187,6 +187,8 @@ interface ConnectionOptions {
   client: SftpClient;
   sftp: SFTPWrapper;
   onLost: (error: ServerError) => void;
+  /** The sessions on the same connection. Default: none yet. */
+  sessions?: Set<Connection>;
 }
 
 /** What ssh2 knows of the far side, and does not tell in its types. */
@@ -218,6 +220,8 @@ export class Connection {
   readonly #watch: NodeJS.Timeout;
   readonly #closed: Promise<unknown>;
   readonly #onLost: (error: ServerError) => void;
+  /** All that are lost with this one. */
+  readonly #sessions: Set<Connection>;
   #problem: unknown;
   #lost: ServerError | undefined;
   /** How many of those who wait do so for something slow. */
@@ -226,7 +230,8 @@ export class Connection {
   #heardAt = performance.now();
   #roundTripMs = Number.POSITIVE_INFINITY;
 
-  constructor({ name, stallMs, socket, client, sftp, onLost }: ConnectionOptions) {
+  constructor(options: ConnectionOptions) {
+    const { name, stallMs, socket, client, sftp, onLost, sessions = new Set() } = options;
     const internals = sftp as SftpInternals;
     const limits = [internals._maxWriteLen, internals._maxReadLen].map(
       (limit) => limit ?? smallestLimit,
@@ -240,6 +245,7 @@ export class Connection {
     this.#client = client;
     this.#sftp = sftp;
     this.#onLost = onLost;
+    this.#sessions = sessions.add(this);
     const noteProblem = (error: unknown) => {
       this.#problem ??= error;
     };
@@ -330,6 +336,7 @@ export class Connection {
       sftp,
       // It is told of the first session.
       onLost: () => {},
+      sessions: this.#sessions,
     });
   }
 
@@ -344,13 +351,16 @@ export class Connection {
   }
 
   #lose(error: ServerError, { destroy = true } = {}): void {
-    if (this.#lost === undefined) {
-      this.#lost = error;
-      clearInterval(this.#watch);
-      for (const end of [...this.#waiting]) end(error);
-      this.#onLost(error);
-    }
+    for (const session of this.#sessions) session.#end(error);
     if (destroy) this.#socket.destroy();
+  }
+
+  #end(error: ServerError): void {
+    if (this.#lost !== undefined) return;
+    this.#lost = error;
+    clearInterval(this.#watch);
+    for (const end of [...this.#waiting]) end(error);
+    this.#onLost(error);
   }
 
   #look(): void {

@@ -15,7 +15,7 @@ import {
   loadHostTrust,
   type TrustOptions,
 } from './host-keys.js';
-import type { Mirror, MirrorCapabilities, MirrorOptions } from './mirror.js';
+import type { Mirror, MirrorCapabilities, MirrorEntry, MirrorOptions } from './mirror.js';
 import { down } from './problems.js';
 import { createRate } from './rate.js';
 import { createFolders } from './sftp/folders.js';
@@ -73,7 +73,7 @@ export function createSftpMirror(options: SftpMirrorOptions): Mirror {
 
   return {
     parallel,
-    capabilities: (given) => run(given, async () => capabilitiesOf(await session.take())),
+    capabilities: (given) => run(given, capabilities),
     stat: (path, given) => run(given, () => stat(path)),
     list: (path, given) => run(given, () => list(path, given)),
     read: (path, given) => run(given, () => read(path, given)),
@@ -91,20 +91,25 @@ export function createSftpMirror(options: SftpMirrorOptions): Mirror {
     close: () => close(connections.close),
   };
 
-  async function stat(path: string) {
+  async function stat(path: string): Promise<MirrorEntry | undefined> {
     const remote = session.at(path);
-    return await session.lookAt(await session.take(), remote);
+    const connection = await session.take();
+    const found = session.lookAt(connection, remote);
+    if (path === '') await Promise.all([session.needRoot(connection), found]);
+    return await found;
+  }
+
+  async function capabilities(): Promise<MirrorCapabilities> {
+    const connection = await session.take();
+    await session.needRoot(connection);
+    return capabilitiesOf(connection);
   }
 
   async function open(signal: AbortSignal): Promise<Connection> {
     const connection = await login(signal);
-    try {
-      await session.checkRoot(connection);
-      return connection;
-    } catch (error) {
-      await connection.close();
-      throw error;
-    }
+    // Its answer comes before that to any later request, so nothing has to wait for it; it tells the way as well.
+    session.needRoot(connection).catch(() => {});
+    return connection;
   }
 }
 

@@ -1,7 +1,7 @@
 /** What can be wrong with a mirror and the way to it, each brought about with real programs and real disks. */
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
-import { readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, type TestContext, test } from 'node:test';
@@ -24,25 +24,49 @@ const sha256 = (bytes: Uint8Array) => createHash('sha256').update(bytes).digest(
 /** Content without end, for what is to be broken off. */
 const endless: PutSource = { size: 2 ** 40, read: async (_offset, length) => Buffer.alloc(length) };
 
+interface BehindProxyOptions {
+  connections?: number;
+  stallMs?: number;
+  /** Whether the mirror is so far away that more than one connection is of use. Default: no. */
+  far?: boolean;
+  /** Lines for the server's configuration. */
+  settings?: string;
+}
+
 /** A server behind a proxy, and a mirror that goes through it. */
-async function behindProxy(
-  t: TestContext,
-  options: { connections?: number; stallMs?: number } = {},
-) {
+async function behindProxy(t: TestContext, options: BehindProxyOptions = {}) {
+  const { stallMs = 30_000, connections = 3, far = false, settings = '' } = options;
   let close = async () => {};
   // Before the server, which waits for its sessions.
   t.after(() => close());
-  const server = await createSftpServer(t);
-  const proxy = await createDelayProxy({ target: server.port });
+  const server = await createSftpServer(t, { settings });
+  const proxy = await createDelayProxy({ target: server.port, delayMs: far ? 5 : 0 });
   close = proxy.close;
-  const { stallMs = 30_000, connections = 3 } = options;
   const remote = { host: '127.0.0.1', port: proxy.port };
   const hosts = await readFile(join(server.home, 'ssh/known_hosts'), 'utf8');
   const knownHosts = join(server.home, 'known_hosts');
   await writeFile(knownHosts, hosts.replace(`:${server.port} `, `:${proxy.port} `));
-  const open = (given: { log?: Logger } = {}) =>
-    server.open({ config: { remote, knownHosts, connections }, stallMs, ...given });
+  const open = ({ log, config }: { log?: Logger; config?: { root: string } } = {}) =>
+    server.open({
+      config: { remote, knownHosts, connections, ...config },
+      stallMs,
+      ...(log && { log }),
+    });
   return { ...server, proxy, open };
+}
+
+/** {@link behindProxy} with one connection, and how many sessions the server has. */
+async function withSessions(t: TestContext, options: { far: boolean; settings?: string }) {
+  const pidFile = join(await temporaryFolder(t), 'pid');
+  const settings = `PidFile ${pidFile}\n${options.settings ?? ''}`;
+  const server = await behindProxy(t, { ...options, connections: 1, settings });
+  const sessions = async () => {
+    const pids = await childrenOf(Number(await readFile(pidFile, 'utf8')));
+    const parents = await Promise.all(pids.map((pid) => childrenOf(pid)));
+    // Each session has a process of its own, and no process of it has another below.
+    return parents.filter((below) => below.length === 0).length;
+  };
+  return { ...server, sessions };
 }
 
 describe('logging in', programs, () => {
@@ -136,8 +160,33 @@ describe('logging in', programs, () => {
     await writeFile(join(home, 'file'), '');
     for (const name of ['none', 'file']) {
       const mirror = open({ config: { root: join(home, name) } });
-      await assert.rejects(mirror.list(''), failsWith('MIRROR_DENIED', /there is no folder/));
+      const source = sourceOf(Buffer.from('x'));
+      for (const attempt of [
+        () => mirror.list(''),
+        () => mirror.stat(''),
+        () => mirror.stat('a'),
+        () => mirror.read('a', { maxBytes: 1 }),
+        () => mirror.put(source, 'a'),
+        () => mirror.write('a', []),
+        () => mirror.rename('a', 'b'),
+        () => mirror.remove('a'),
+        () => mirror.makeFolder('a/b'),
+        () => mirror.sync(''),
+        () => mirror.capabilities(),
+      ]) {
+        await assert.rejects(attempt, failsWith('MIRROR_DENIED', /there is no folder/));
+      }
     }
+  });
+
+  test('is not needed anew when the root has been made', async (t) => {
+    const { open, proxy, home } = await behindProxy(t);
+    const mirror = open({ config: { root: join(home, 'later') } });
+    await assert.rejects(mirror.stat('a'), failsWith('MIRROR_DENIED', /there is no folder/));
+    await mkdir(join(home, 'later'));
+    assert.equal(await mirror.stat('a'), undefined);
+    await mirror.write('a', [Buffer.from('x')]);
+    assert.equal(proxy.opened, 1);
   });
 });
 
@@ -268,7 +317,7 @@ describe('a connection', programs, () => {
   });
 
   test('is shared until there is work for more, and no more are opened than allowed', async (t) => {
-    const { open, proxy } = await behindProxy(t, { connections: 3 });
+    const { open, proxy } = await behindProxy(t, { connections: 3, far: true });
     const mirror = open();
     for (let count = 0; count < 20; count++) await mirror.stat('');
     assert.equal(proxy.opened, 1);
@@ -278,18 +327,68 @@ describe('a connection', programs, () => {
     assert.equal(proxy.opened, 3);
   });
 
+  test('to a mirror that is near carries large files alone, in one session', async (t) => {
+    const { open, sessions } = await withSessions(t, { far: false });
+    const mirror = open();
+    await mirror.put(sourceOf(randomBytes(64 * 2 ** 20)), 'file');
+    assert.equal(await sessions(), 1);
+  });
+
+  test('to a mirror that is far gets a second session for large files, and keeps it', async (t) => {
+    const { open, sessions, folder } = await withSessions(t, { far: true });
+    const mirror = open();
+    const content = randomBytes(64 * 2 ** 20);
+    await mirror.stat('');
+    assert.equal(await sessions(), 1);
+    for (const name of ['a', 'b']) {
+      await mirror.put(sourceOf(content), name);
+      assert.equal(await sessions(), 2);
+      assert.equal(sha256(await readFile(join(folder, name))), sha256(content));
+    }
+    await Promise.all(Array.from({ length: 1000 }, () => mirror.stat('a')));
+    await mirror.close();
+    await assert.rejects(mirror.stat('a'), failsWith('MIRROR_DOWN'));
+  });
+
+  test('is lost with all its sessions', async (t) => {
+    const { open, proxy } = await behindProxy(t, { connections: 1, far: true });
+    const mirror = open();
+    await mirror.put(sourceOf(randomBytes(64 * 2 ** 20)), 'file');
+    const stats = Array.from({ length: 20 }, () =>
+      assert.rejects(mirror.stat('file'), failsWith('MIRROR_DOWN')),
+    );
+    proxy.cut();
+    await Promise.all(stats);
+    assert.equal((await mirror.stat('file'))?.size, 64 * 2 ** 20);
+    assert.equal(proxy.opened, 2);
+  });
+
   test('that cannot be opened beside the first is done without', async (t) => {
     const settings = 'MaxStartups 1:100:1';
-    const { open, folder } = await createSftpServer(t, { settings });
+    const { open, folder } = await behindProxy(t, { connections: 16, far: true, settings });
     const content = randomBytes(40 * 2 ** 20);
-    await open({ config: { connections: 16 } }).put(sourceOf(content), 'file');
+    await open().put(sourceOf(content), 'file');
     assert.equal(sha256(await readFile(join(folder, 'file'))), sha256(content));
+  });
+
+  test('that may have no second session does without', async (t) => {
+    const { open, sessions, folder } = await withSessions(t, {
+      far: true,
+      settings: 'MaxSessions 1',
+    });
+    const mirror = open();
+    const content = randomBytes(40 * 2 ** 20);
+    for (const name of ['a', 'b']) {
+      await mirror.put(sourceOf(content), name);
+      assert.equal(sha256(await readFile(join(folder, name))), sha256(content));
+    }
+    assert.equal(await sessions(), 1);
   });
 });
 
 describe('an upload that was cut', programs, () => {
   test('wherever that was, goes on, and sends at most a window twice', async (t) => {
-    const { open, proxy, folder } = await behindProxy(t);
+    const { open, proxy, folder } = await behindProxy(t, { far: true });
     const content = randomBytes(48 * 2 ** 20 + 4321);
     const file = join(folder, 'file');
     const cuts = fc.array(fc.integer({ min: 0, max: content.length }), {
@@ -329,7 +428,11 @@ describe('an upload that was cut', programs, () => {
   });
 
   test('while one connection hung has no holes before the window, and is mended', async (t) => {
-    const { open, proxy, folder } = await behindProxy(t, { connections: 3, stallMs: 1000 });
+    const { open, proxy, folder } = await behindProxy(t, {
+      connections: 3,
+      stallMs: 1000,
+      far: true,
+    });
     // No byte of it is zero, as the holes are.
     const content = Buffer.alloc(400 * 2 ** 20, 7);
     let done = 0;

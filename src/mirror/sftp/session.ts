@@ -46,6 +46,8 @@ export type Session = ReturnType<typeof createSession>;
 /** Requests to the mirror `name`, below its root. */
 export function createSession(options: SessionOptions) {
   const { name, user, root, connections } = options;
+  /** Whether the root is there, as each connection has found or is about to. */
+  const roots = new WeakMap<Connection, Promise<void>>();
   return {
     take: connections.take,
     more: connections.more,
@@ -58,6 +60,7 @@ export function createSession(options: SessionOptions) {
     inTheWay,
     damaged,
     checkRoot,
+    needRoot,
   };
 
   /** Sends a request; rejects with an error of ours where it is refused. */
@@ -79,6 +82,10 @@ export function createSession(options: SessionOptions) {
     if (code === undefined) return cause as Error;
     const { verb, path, writing = false } = deed;
     const what = { mirror: name, verb, path };
+    if (code === status.noSuchFile) {
+      const problem = await needRoot(connection).catch((error: Error) => error);
+      if (problem !== undefined) return problem;
+    }
     if (code !== status.failure) return refused(what, { cause });
     try {
       const { free, freeFiles, readOnly = false } = (await space(connection)) ?? {};
@@ -100,6 +107,7 @@ export function createSession(options: SessionOptions) {
     connection: Connection,
     { remote, flags, verb }: { remote: string; flags: OpenFlags; verb: string },
   ): Promise<OpenFile> {
+    if (remote === root) await needRoot(connection);
     try {
       const handle = await connection.call<Buffer>((sftp, answer) =>
         sftp.open(remote, flags, fileMode, answer),
@@ -130,13 +138,18 @@ export function createSession(options: SessionOptions) {
     };
   }
 
+  /** {@link checkRoot}, of which the answer is kept where it is there: then what is missing is not all there is. */
+  function needRoot(connection: Connection): Promise<void> {
+    const known = roots.get(connection);
+    if (known !== undefined) return known;
+    const check = checkRoot(connection);
+    roots.set(connection, check);
+    check.catch(() => roots.delete(connection));
+    return check;
+  }
+
   /** @throws ServerError MIRROR_DENIED where the root is no folder */
   async function checkRoot(connection: Connection): Promise<void> {
-    const noRoot = (cause: unknown) =>
-      new ServerError('MIRROR_DENIED', `Mirror ${name}: there is no folder ${root}`, {
-        hint: `make it there and let ${user} own it, or set root to where the account sees it`,
-        cause,
-      });
     const found = await connection
       .call<Stats>((sftp, answer) => sftp.stat(root, answer))
       .catch(async (error: unknown) => {
@@ -146,7 +159,16 @@ export function createSession(options: SessionOptions) {
     if (!found.isDirectory()) throw noRoot(undefined);
   }
 
+  function noRoot(cause: unknown): ServerError {
+    return new ServerError('MIRROR_DENIED', `Mirror ${name}: there is no folder ${root}`, {
+      hint: `make it there and let ${user} own it, or set root to where the account sees it`,
+      cause,
+    });
+  }
+
+  /** What stands at `remote` is not what is `wanted`. */
   function inTheWay(remote: string, wanted: 'file' | 'folder', cause: unknown): ServerError {
+    if (remote === root) return noRoot(cause);
     return damaged(`${remote} is not a ${wanted}`, { hint: 'remove what stands there', cause });
   }
 
