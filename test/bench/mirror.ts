@@ -3,18 +3,16 @@
  * at a distance.
  */
 import { randomFillSync } from 'node:crypto';
-import { mkdir, open, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Mirror, PutSource } from '../../src/mirror/mirror.js';
-import { createSftpMirror } from '../../src/mirror/sftp.js';
 import { run } from '../support/command.js';
 import { startDelayProxy } from '../support/delay-proxy.js';
-import { memoryLog } from '../support/memory-log.js';
 import { createSshServer, type SshServer } from '../support/slow-upload.js';
 import { inTurn, median, type Row, ratioRow } from './measure.js';
+import { openMirror, runRsync, sshOptions, type Way, wayTo } from './way.js';
 
 const MiB = 2 ** 20;
-const cipher = 'aes128-gcm@openssh.com';
 
 export interface BenchMirrorOptions {
   rounds: number;
@@ -85,26 +83,6 @@ async function farRows({ folder, server, options }: Place): Promise<Row[]> {
   return rows;
 }
 
-interface Way {
-  port: number;
-  server: SshServer;
-  knownHosts: string;
-  /** Where it arrives. */
-  target: string;
-}
-
-async function wayTo(
-  server: SshServer,
-  { folder, port }: { folder: string; port: number },
-): Promise<Way> {
-  const known = await readFile(join(folder, 'ssh/known_hosts'), 'utf8');
-  const knownHosts = join(folder, `known_hosts-${port}`);
-  await writeFile(knownHosts, known.replace(/\[127\.0\.0\.1\]:\d+/, `[127.0.0.1]:${port}`));
-  const target = join(folder, 'target');
-  await mkdir(target, { recursive: true });
-  return { port, server, knownHosts, target };
-}
-
 async function makeFile(folder: string, size: number): Promise<string> {
   const file = join(folder, `source-${size}`);
   const block = Buffer.alloc(MiB);
@@ -112,20 +90,6 @@ async function makeFile(folder: string, size: number): Promise<string> {
   for (let count = 0; count < size; count++) await handle.write(randomFillSync(block));
   await handle.close();
   return file;
-}
-
-function openMirror({ server, port, knownHosts, target }: Way): Mirror {
-  const config = {
-    name: 'bench',
-    user: server.user,
-    remote: { host: '127.0.0.1', port },
-    keyPath: server.keyFile,
-    knownHosts,
-    root: target,
-    connections: 4,
-    bandwidth: undefined,
-  };
-  return createSftpMirror({ config, log: memoryLog().log, env: {} });
 }
 
 /** Logs in, sends and closes. */
@@ -160,9 +124,7 @@ async function send(mirror: Mirror, file: string, { target }: Way): Promise<numb
 }
 
 async function rsync(file: string, way: Way): Promise<number> {
-  const shell = ['ssh', ...sshOptions(way), '-p', String(way.port)].join(' ');
-  const to = `${way.server.user}@127.0.0.1:${way.target}/file`;
-  return await timed(file, way, () => run('rsync', ['-azh', '-e', shell, file, to]));
+  return await timed(file, way, () => runRsync(way, [file], 'file'));
 }
 
 async function sftp(file: string, way: Way): Promise<number> {
@@ -170,12 +132,6 @@ async function sftp(file: string, way: Way): Promise<number> {
   const input = `put "${file}" "${way.target}/file"\n`;
   const to = `${way.server.user}@127.0.0.1`;
   return await timed(file, way, () => run('sftp', [...options, to], { input }));
-}
-
-function sshOptions({ server, knownHosts }: Way): string[] {
-  const settings = { UserKnownHostsFile: knownHosts, IdentitiesOnly: 'yes', BatchMode: 'yes' };
-  const words = Object.entries(settings).flatMap(([key, value]) => ['-o', `${key}=${value}`]);
-  return ['-F', '/dev/null', '-i', server.keyFile, '-c', cipher, ...words];
 }
 
 async function timed(file: string, { target }: Way, work: () => Promise<unknown>): Promise<number> {

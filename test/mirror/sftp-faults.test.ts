@@ -350,15 +350,16 @@ describe('a connection', programs, () => {
     await assert.rejects(mirror.stat('a'), failsWith('MIRROR_DOWN'));
   });
 
-  test('is lost with all its sessions', async (t) => {
-    const { open, proxy } = await behindProxy(t, { connections: 1, far: true });
+  test('is lost with all its sessions, each of which tells why', async (t) => {
+    const { open, proxy } = await behindProxy(t, { connections: 1, far: true, stallMs: 500 });
     const mirror = open();
     await mirror.put(sourceOf(randomBytes(64 * 2 ** 20)), 'file');
+    proxy.freeze();
     const stats = Array.from({ length: 20 }, () =>
-      assert.rejects(mirror.stat('file'), failsWith('MIRROR_DOWN')),
+      assert.rejects(mirror.stat('file'), failsWith('MIRROR_DOWN', /no answer/)),
     );
-    proxy.cut();
     await Promise.all(stats);
+    proxy.thaw();
     assert.equal((await mirror.stat('file'))?.size, 64 * 2 ** 20);
     assert.equal(proxy.opened, 2);
   });
