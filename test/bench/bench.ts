@@ -5,6 +5,7 @@ import { cpus, totalmem } from 'node:os';
 import { markdown, type Row } from './measure.js';
 import { benchMirror } from './mirror.js';
 import { benchPublish } from './publish.js';
+import { benchReplicate } from './replicate.js';
 import { benchServe } from './serve.js';
 import { benchWatch } from './watch.js';
 
@@ -48,6 +49,12 @@ async function mirror(): Promise<void> {
       : { rounds: 3, near: 512, far: 128, roundTrips: [50, 150] },
   );
   print(`\n${markdown(rows)}`);
+  const more = await benchReplicate(
+    short
+      ? { rounds: 1, versions: 300, roundTrip: 50, mirrors: 3, large: 32 }
+      : { rounds: 3, versions: 10_000, roundTrip: 50, mirrors: 5, large: 256 },
+  );
+  print(`\n${markdown(more)}`);
 }
 
 async function serve(): Promise<void> {

@@ -12,7 +12,7 @@ const cipher = 'aes128-gcm@openssh.com';
 /** How to get to a mirror: by ours, and by a peer with the same cipher. */
 export interface Way {
   port: number;
-  server: SshServer;
+  server: Pick<SshServer, 'user' | 'keyFile'>;
   knownHosts: string;
   /** Where it arrives. */
   target: string;
@@ -20,13 +20,14 @@ export interface Way {
 
 /** A way to `server` by `port`, which may be that of a proxy before it, into a folder below `folder`. */
 export async function wayTo(
-  server: SshServer,
-  { folder, port }: { folder: string; port: number },
+  server: Way['server'],
+  given: { folder: string; port: number; target?: string },
 ): Promise<Way> {
+  const { folder, port } = given;
   const known = await readFile(join(folder, 'ssh/known_hosts'), 'utf8');
   const knownHosts = join(folder, `known_hosts-${port}`);
   await writeFile(knownHosts, known.replace(/\[127\.0\.0\.1\]:\d+/, `[127.0.0.1]:${port}`));
-  const target = join(folder, 'target');
+  const target = join(folder, given.target ?? 'target');
   await mkdir(target, { recursive: true });
   return { port, server, knownHosts, target };
 }
