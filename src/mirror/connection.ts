@@ -309,8 +309,9 @@ export class Connection {
     });
   }
 
-  /** {@link Connection.begin} as a promise. */
+  /** {@link Connection.begin} as a promise, for small requests: those of one turn of the event loop are sent together. */
   call<T = void>(request: Request<T>, options?: CallOptions): Promise<T> {
+    this.#gather();
     return new Promise((resolve, reject) => {
       this.begin<T>(
         request,
@@ -361,6 +362,13 @@ export class Connection {
     clearInterval(this.#watch);
     for (const end of [...this.#waiting]) end(error);
     this.#onLost(error);
+  }
+
+  /** Holds back what is sent until the end of this turn of the event loop. */
+  #gather(): void {
+    if (this.#socket.writableCorked > 0) return;
+    this.#socket.cork();
+    setImmediate(() => this.#socket.uncork());
   }
 
   #look(): void {

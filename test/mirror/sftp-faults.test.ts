@@ -351,7 +351,7 @@ describe('a connection', programs, () => {
   });
 
   test('is lost with all its sessions, each of which tells why', async (t) => {
-    const { open, proxy } = await behindProxy(t, { connections: 1, far: true, stallMs: 500 });
+    const { open, proxy } = await behindProxy(t, { connections: 1, far: true, stallMs: 3000 });
     const mirror = open();
     await mirror.put(sourceOf(randomBytes(64 * 2 ** 20)), 'file');
     proxy.freeze();
