@@ -14,6 +14,8 @@ export interface Knowledge {
   unsure: Set<string>;
   /** Folders in which files got names that may not be on the disk of the mirror yet. */
   unsynced: Set<string>;
+  /** Folders that have been made or found: those of the documents and our own, of which there are few. */
+  folders: Set<string>;
   /** Whether there may be something in the staging folder that will not be used. */
   isLittered: boolean;
   /** Whether the tree was found to be other than was known. */
@@ -28,6 +30,7 @@ export function createKnowledge(): Knowledge {
     revision: 0,
     unsure: new Set(),
     unsynced: new Set(),
+    folders: new Set(),
     // Whatever the process before has left.
     isLittered: true,
     isDoubtful: false,

@@ -90,7 +90,7 @@ export interface Mirror {
    *
    * @throws ServerError MIRROR_MISSING where `from` or the folder of `to` is not there.
    */
-  rename(from: string, to: string, options?: MirrorOptions): Promise<void>;
+  rename(from: string, to: string, options?: RenameOptions): Promise<void>;
 
   /**
    * Gives the file `from` a second name, `to`, which must be free.
@@ -173,6 +173,11 @@ export interface HashOptions extends MirrorOptions {
    * be read again.
    */
   onBytes?(count: number): void;
+}
+
+export interface RenameOptions extends MirrorOptions {
+  /** Have the folder of `to` synced as well, in less time than {@link Mirror.sync} takes after it. Default: no. */
+  sync?: boolean;
 }
 
 export interface RemoteHash {

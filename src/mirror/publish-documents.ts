@@ -4,7 +4,7 @@ import { noteNames, type Present } from '../catalog/present.js';
 import type { Generation, GenerationDocument } from './generation.js';
 import { folderOf, stagingFolder, stagingPath } from './names.js';
 import { allDone } from './together.js';
-import { makeFolder, syncFolders, type Work } from './work.js';
+import { makeOwnFolder, syncFolders, type Work } from './work.js';
 
 /** Replaces the documents by those of `generation`, every file of which is there. */
 export async function publishDocuments(
@@ -46,15 +46,13 @@ async function replace(
   const all = generation.documents.map((document) => stageDocument(work, document, documents));
   const renaming = generation.documents.map(async ({ path, sha256 }, index) => {
     if (!due.has(path)) return;
-    await allDone([all[index], makeFolder(work, folderOf(path))]);
+    await allDone([all[index], makeOwnFolder(work, folderOf(path))]);
     documents.set(path, '');
-    await mirror.rename(stagingPath(sha256), path, signal);
+    await mirror.rename(stagingPath(sha256), path, { sync: true, ...signal });
     work.documents.delete(sha256);
     documents.set(path, sha256);
   });
   await allDone([...all, ...renaming]);
-  const folders = new Set([...due].map(folderOf));
-  await allDone([...folders].map((path) => mirror.sync(path, signal)));
 }
 
 /** Has a document ready in the staging folder, unless it is in place. */
@@ -75,7 +73,7 @@ export function stageDocument(
 
 async function putDocument(work: Work, document: GenerationDocument): Promise<void> {
   const { size, sha256, content } = document;
-  await makeFolder(work, stagingFolder);
+  await makeOwnFolder(work, stagingFolder);
   const bytes = Buffer.concat(content);
   const read = async (offset: number, length: number) => bytes.subarray(offset, offset + length);
   const settings = { resume: false, ...work.signal };

@@ -124,6 +124,7 @@ async function learning<T>(knowledge: Knowledge, change: () => Promise<T>): Prom
   } catch (error) {
     // What is in staging is continued, and checked, anew.
     knowledge.present?.held.clear();
+    knowledge.folders.clear();
     knowledge.isLittered = true;
     const code = error instanceof ServerError ? error.code : undefined;
     knowledge.isFull ||= code === 'MIRROR_FULL';

@@ -17,8 +17,15 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { type ErrorCode, ServerError } from '../errors.js';
 import type { Logger } from '../log.js';
-import type { HashOptions, Mirror, MirrorOptions, PutOptions, PutSource } from './mirror.js';
-import { stagingFolder, stagingPath } from './names.js';
+import type {
+  HashOptions,
+  Mirror,
+  MirrorOptions,
+  PutOptions,
+  PutSource,
+  RenameOptions,
+} from './mirror.js';
+import { folderOf, stagingFolder, stagingPath } from './names.js';
 
 /** What nothing but a new configuration, or someone's hand on the mirror, can mend. */
 const lasting: readonly ErrorCode[] = ['MIRROR_AUTH', 'MIRROR_TAKEN', 'CONFIG'];
@@ -110,18 +117,24 @@ export function withRetry(mirror: Mirror, options: RetryOptions): Mirror {
     });
   }
 
-  async function rename(from: string, to: string, given?: MirrorOptions): Promise<void> {
+  async function rename(from: string, to: string, given?: RenameOptions): Promise<void> {
+    /** Whether it was done all the same; then only its folder may be left to sync. */
+    const isDone = async () => {
+      const isThere = await hasContentOf(from, to, given);
+      if (isThere && given?.sync === true) await mirror.sync(folderOf(to), given);
+      return isThere;
+    };
     const failure = await ride(given, async ({ lost }) => {
       const mayBeDone = lost !== undefined;
       if (mayBeDone && (await mirror.stat(from, given)) === undefined) {
-        return (await hasContentOf(from, to, given)) ? undefined : lost;
+        return (await isDone()) ? undefined : lost;
       }
       try {
         await mirror.rename(from, to, given);
       } catch (error) {
         // Or has it been done since that look?
         if (!mayBeDone || !isOf(error, 'MIRROR_MISSING')) throw error;
-        return (await hasContentOf(from, to, given)) ? undefined : error;
+        return (await isDone()) ? undefined : error;
       }
       return undefined;
     });

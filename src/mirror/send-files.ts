@@ -11,7 +11,7 @@ import { folderOf, stagingFolder, stagingPath } from './names.js';
 import { stageDocument } from './publish-documents.js';
 import { bringContent } from './send.js';
 import { allDone, createBudget } from './together.js';
-import { isOld, makeFolder, syncFolders, type Work, writeRecord } from './work.js';
+import { isOld, makeFolder, makeOwnFolder, syncFolders, type Work, writeRecord } from './work.js';
 
 interface Context {
   generation: Generation;
@@ -29,7 +29,7 @@ export async function sendFiles(
   const { mirror, meter, window = 4 * resumeWindow } = work;
   const { generation, present } = context;
   meter.begin('send', files);
-  await makeFolder(work, stagingFolder);
+  await makeOwnFolder(work, stagingFolder);
   const failures: unknown[] = [];
   const ending = new AbortController();
   const signals = [ending.signal, ...(work.signal.signal ? [work.signal.signal] : [])];
@@ -59,11 +59,11 @@ export async function sendFiles(
     );
   }
   await Promise.all(sending);
-  await Promise.allSettled([recorder.idle(), ...work.documents.values()]);
+  const syncing = signal.aborted ? undefined : syncFolders(work).catch(fail);
+  await Promise.allSettled([recorder.idle(), syncing, ...work.documents.values()]);
   work.signal.signal?.throwIfAborted();
   const [worst] = failures.filter((error) => !isOfSource(error));
   if (worst !== undefined) throw worst;
-  await syncFolders(work);
   if (failures.length > 0 && !isOld(work, generation)) throw failures[0];
 }
 

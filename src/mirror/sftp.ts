@@ -25,6 +25,7 @@ import { createReading } from './sftp/reading.js';
 import { createWrite } from './sftp/replace.js';
 import { createSending } from './sftp/sending.js';
 import { createSession, offers } from './sftp/session.js';
+import { createSyncing } from './sftp/syncing.js';
 import { createSlots } from './slots.js';
 
 /** The part of a mirror's configuration that says where it is and how to get in. */
@@ -64,10 +65,11 @@ export function createSftpMirror(options: SftpMirrorOptions): Mirror {
   const rate = createRate(config.bandwidth);
   const move = createMover(session);
   const { read, hash } = createReading({ session, move, rate });
-  const { put, settle, sync } = createSending({ session, move, rate });
-  const { rename, link, copy, remove } = createNaming({ session, settle });
+  const { put, settle } = createSending({ session, move, rate });
+  const syncing = createSyncing(session);
+  const { rename, link, copy, remove } = createNaming({ session, settle, syncing });
   const { list, makeFolder, removeFolder } = createFolders(session);
-  const write = createWrite({ session, put, rename, remove, sync });
+  const write = createWrite({ session, put, rename, remove });
   const parallel = config.connections * perConnection;
   const { run, close } = createRunner({ name: config.name, parallel });
 
@@ -80,13 +82,13 @@ export function createSftpMirror(options: SftpMirrorOptions): Mirror {
     hash: (path, given) => run(given, () => hash(path, given)),
     put: (source, path, given) => run(given, () => put(source, path, given)),
     write: (path, pieces, given) => run(given, () => write(path, pieces, given)),
-    rename: (from, to, given) => run(given, () => rename(from, to)),
+    rename: (from, to, given) => run(given, () => rename(from, to, given)),
     link: (from, to, given) => run(given, () => link(from, to)),
     copy: (from, to, given) => run(given, () => copy(from, to, given)),
     remove: (path, given) => run(given, () => remove(path)),
     makeFolder: (path, given) => run(given, () => makeFolder(path, given)),
     removeFolder: (path, given) => run(given, () => removeFolder(path)),
-    sync: (path, given) => run(given, () => sync(path)),
+    sync: (path, given) => run(given, () => syncing.sync(path)),
     space: (given) => run(given, async () => session.space(await session.take())),
     close: () => close(connections.close),
   };

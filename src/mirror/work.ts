@@ -8,7 +8,7 @@ import { inTurns } from './inspect.js';
 import type { Knowledge } from './knowledge.js';
 import type { ListCache, ManifestStore } from './manifest-store.js';
 import type { Mirror } from './mirror.js';
-import { ownFolder } from './names.js';
+import { folderOf, ownFolder } from './names.js';
 import { createMeter, type Progress, type ProgressMeter } from './progress.js';
 import type { OpenSource } from './send.js';
 
@@ -75,17 +75,36 @@ export function isOld({ newest }: Work, { id }: Generation): boolean {
   return newest().id !== id;
 }
 
-/** Makes a folder, once. */
-export function makeFolder({ mirror, folders, signal }: Work, path: string): Promise<void> {
-  const making = folders.get(path) ?? mirror.makeFolder(path, signal);
-  folders.set(path, making);
-  making.catch(() => folders.delete(path));
+/**
+ * Makes a folder, once. Those that are made beside it wait until the one above them is there: then one request is
+ * enough for each.
+ */
+export function makeFolder(work: Work, path: string): Promise<void> {
+  const { mirror, folders, signal } = work;
+  const known = folders.get(path);
+  if (known !== undefined) return known;
+  const above = folderOf(path);
+  const make = () => mirror.makeFolder(path, signal);
+  const making = folders.get(above)?.then(make) ?? make();
+  for (const folder of [path, above]) {
+    if (folders.has(folder)) continue;
+    folders.set(folder, making);
+    making.catch(() => folders.delete(folder));
+  }
   return making;
+}
+
+/** Makes one of the few folders that every piece of work needs, unless earlier work has. */
+export async function makeOwnFolder(work: Work, path: string): Promise<void> {
+  const { folders } = work.knowledge;
+  if (folders.has(path)) return;
+  await makeFolder(work, path);
+  folders.add(path);
 }
 
 /** Writes the manifest. */
 export async function writeRecord(work: Work, record: Manifest, present: Present): Promise<void> {
-  await makeFolder(work, ownFolder);
+  await makeOwnFolder(work, ownFolder);
   await work.store.write(record, work.signal);
   noteRecord(present, record);
 }

@@ -1,5 +1,5 @@
 /** Lists, makes and removes folders on an SFTP mirror. */
-import type { FileEntryWithStats } from 'ssh2';
+import type { FileEntryWithStats, Stats } from 'ssh2';
 import type { Connection } from '../connection.js';
 import type { ListedEntry, Mirror, MirrorOptions } from '../mirror.js';
 import { folderOf } from '../paths.js';
@@ -70,18 +70,51 @@ export function createFolders(session: Session) {
     const remote = session.at(path);
     const connection = await session.take();
     if (path === '') return await session.checkRoot(connection);
-    const make = () =>
-      connection.call((sftp, answer) => sftp.mkdir(remote, { mode: folderMode }, answer));
-    try {
-      await make().catch(async (error: unknown) => {
-        if (statusOf(error) !== status.noSuchFile) throw error;
-        await makeFolder(folderOf(path), signal && { signal });
-        await make();
-      });
-    } catch (error) {
-      return await acceptFolder(connection, { remote, error });
+    const made = await make(connection, remote).then(
+      () => [remote],
+      async (error: unknown) => {
+        const isOrphan = statusOf(error) === status.noSuchFile && folderOf(path) !== '';
+        if (isOrphan) return await makeAll(connection, path);
+        await acceptFolder(connection, { remote, error });
+        return [];
+      },
+    );
+    await Promise.all(made.map((folder) => openToAll(connection, folder)));
+  }
+
+  function make(connection: Connection, remote: string): Promise<void> {
+    return connection.call((sftp, answer) => sftp.mkdir(remote, { mode: folderMode }, answer));
+  }
+
+  /** Makes a folder and those above it: in one go first, for servers do one request after the other. @returns what was made */
+  async function makeAll(connection: Connection, path: string): Promise<string[]> {
+    const parts = path.split('/');
+    const all = parts.map((_part, index) => session.at(parts.slice(0, index + 1).join('/')));
+    const answers = await Promise.allSettled(all.map((remote) => make(connection, remote)));
+    const made = all.filter((_remote, index) => answers[index]?.status === 'fulfilled');
+    for (const remote of all.slice(all.indexOf(made.at(-1) ?? '') + 1)) {
+      const isNew = await make(connection, remote).then(
+        () => true,
+        async (error: unknown) => {
+          await acceptFolder(connection, { remote, error });
+          return false;
+        },
+      );
+      if (isNew) made.push(remote);
     }
-    // As with files, the umask there may be narrower, and an account that may not say so has its reasons.
+    return made;
+  }
+
+  /** As with files, the umask there may be narrower, and an account that may not say so has its reasons. */
+  async function openToAll(connection: Connection, remote: string): Promise<void> {
+    if (session.modes.areKept) return;
+    const found = await connection
+      .call<Stats>((sftp, answer) => sftp.stat(remote, answer))
+      .catch(unlessRefused);
+    if (found !== undefined && (found.mode & 0o777) === folderMode) {
+      session.modes.areKept = true;
+      return;
+    }
     await connection
       .call((sftp, answer) => sftp.setstat(remote, { mode: folderMode }, answer))
       .catch(unlessRefused);

@@ -1,11 +1,12 @@
 /** Gives files on an SFTP mirror other names, second ones, copies, and takes them away. */
 import type { Stats } from 'ssh2';
 import type { Connection } from '../connection.js';
-import type { Mirror, MirrorOptions } from '../mirror.js';
-import { besideAs } from '../paths.js';
+import type { Mirror, MirrorOptions, RenameOptions } from '../mirror.js';
+import { besideAs, folderOf } from '../paths.js';
 import { status, statusOf } from '../problems.js';
 import type { createSending } from './sending.js';
 import {
+  closeFile,
   type OpenFile,
   offers,
   orMissing,
@@ -13,6 +14,7 @@ import {
   unlessRefused,
   withFile,
 } from './session.js';
+import type { createSyncing, Syncable } from './syncing.js';
 
 /** One request to copy keeps the far side busy for no longer than so much takes. */
 const copyBytes = 16 * 2 ** 20;
@@ -26,14 +28,34 @@ const noLinks: (number | undefined)[] = [
 export interface NamingOptions {
   session: Session;
   settle: ReturnType<typeof createSending>['settle'];
+  syncing: ReturnType<typeof createSyncing>;
 }
 
-export function createNaming({ session, settle }: NamingOptions) {
+export function createNaming({ session, settle, syncing }: NamingOptions) {
+  const { openToSync, syncOpen } = syncing;
   return { rename, link, copy, remove } satisfies Partial<Mirror>;
 
-  async function rename(from: string, to: string): Promise<void> {
-    const [old, next] = [session.at(from), session.at(to)];
+  async function rename(from: string, to: string, options: RenameOptions = {}): Promise<void> {
     const connection = await session.take();
+    const folder = options.sync === true ? openFolder(connection, to) : undefined;
+    const [renaming, opening] = await Promise.allSettled([renameOn(connection, from, to), folder]);
+    const opened = opening.status === 'fulfilled' ? opening.value : undefined;
+    try {
+      if (renaming.status === 'rejected') throw renaming.reason;
+      if (opening.status === 'rejected') throw opening.reason;
+      if (opened !== undefined) await syncOpen(opened);
+    } finally {
+      if (opened !== undefined) closeFile(opened);
+    }
+  }
+
+  /** Opens the folder of `path` to have it synced; `undefined` where the server cannot. */
+  function openFolder(connection: Connection, path: string): Promise<Syncable | undefined> {
+    return openToSync(connection, session.at(folderOf(path)));
+  }
+
+  async function renameOn(connection: Connection, from: string, to: string): Promise<void> {
+    const [old, next] = [session.at(from), session.at(to)];
     const deed = { verb: 'rename', path: `${old} to ${next}` };
     if (!offers(connection, 'posix-rename@openssh.com', '1')) {
       const aside = session.at(besideAs(to, 'replaced'));

@@ -22,6 +22,7 @@ export function createReading({ session, move, rate }: ReadingOptions) {
     const pieces: Buffer[] = [];
     const found = await readInOrder(path, {
       signal,
+      ahead: maxBytes,
       check: (size) => {
         if (size <= maxBytes) return;
         throw session.damaged(`${session.at(path)} is larger than ${maxBytes} bytes`, {
@@ -47,6 +48,8 @@ export function createReading({ session, move, rate }: ReadingOptions) {
 
   interface ReadInOrder {
     signal: AbortSignal | undefined;
+    /** Asks for up to so many bytes before the size is known: a small file is read one round trip sooner. */
+    ahead?: number;
     /** Is told the size before anything is read. */
     check?: (size: number) => void;
     use: (bytes: Buffer) => void;
@@ -54,19 +57,27 @@ export function createReading({ session, move, rate }: ReadingOptions) {
 
   /** Gives a file's content to `use`, in order. @returns its size, or `undefined` where there is no such file */
   async function readInOrder(path: string, options: ReadInOrder): Promise<number | undefined> {
-    const { signal, check, use } = options;
+    const { signal, ahead = 0, check, use } = options;
     const remote = session.at(path);
     const connection = await session.take();
     const how = { remote, flags: 'r', verb: 'read' } as const;
     const file = await orMissing(session.openFile(connection, how));
     if (file === undefined) return undefined;
     return await withFile(file, async () => {
-      const size = await sizeOf(file, remote);
+      const [sizing, beginning] = await Promise.allSettled([
+        sizeOf(file, remote),
+        readAhead(file, { remote, length: Math.min(ahead, connection.pieceBytes), signal }),
+      ]);
+      if (sizing.status === 'rejected') throw sizing.reason;
+      if (beginning.status === 'rejected') throw beginning.reason;
+      const size = sizing.value;
       check?.(size);
+      const first = beginning.value.subarray(0, size);
+      if (first.length > 0) use(first);
       await move<undefined, Buffer>({
         ...how,
         first: file,
-        start: 0,
+        start: first.length,
         end: size,
         pieceEnd: (offset) => Math.min(offset + connection.pieceBytes, size),
         prepare: async (_offset, length) => void (await rate.take(length, signal)),
@@ -80,6 +91,25 @@ export function createReading({ session, move, rate }: ReadingOptions) {
       });
       return size;
     });
+  }
+
+  /** What one request gives of the beginning. */
+  async function readAhead(
+    { connection, handle }: OpenFile,
+    { remote, length, signal }: { remote: string; length: number; signal: AbortSignal | undefined },
+  ): Promise<Buffer> {
+    const bytes = Buffer.allocUnsafe(length);
+    if (length === 0) return bytes;
+    const deed = { verb: 'read', path: remote };
+    const got = await session
+      .ask<number>(
+        connection,
+        (sftp, answer) => sftp.read(handle, bytes, 0, length, 0, answer),
+        deed,
+      )
+      .catch(zeroAtEnd);
+    await rate.take(got, signal);
+    return bytes.subarray(0, got);
   }
 
   async function sizeOf({ connection, handle }: OpenFile, remote: string): Promise<number> {

@@ -1,4 +1,5 @@
 /** Sends content to an SFTP mirror: large files in pieces, small ones in as few round trips as there can be. */
+import type { Connection } from '../connection.js';
 import type { PutOptions, PutResult, PutSource } from '../mirror.js';
 import type { Rate } from '../rate.js';
 import { createBlocks } from './blocks.js';
@@ -23,12 +24,14 @@ interface Sending {
   source: PutSource;
   start: number;
   file: OpenFile;
+  /** Nothing was there before. */
+  isNew: boolean;
   remote: string;
   options: PutOptions;
 }
 
 export function createSending({ session, move, rate }: SendingOptions) {
-  return { put, settle, sync };
+  return { put, settle };
 
   async function put(
     source: PutSource,
@@ -39,12 +42,11 @@ export function createSending({ session, move, rate }: SendingOptions) {
     const remote = session.at(path);
     const connection = await session.take();
     const start = resume ? await startOf() : 0;
-    const flags = start === 0 ? 'w' : 'r+';
-    const file = await session.openFile(connection, { remote, flags, verb: 'write' });
+    const { file, isNew } = await openAt(connection, { remote, start });
     const send = source.size <= connection.pieceBytes ? sendWhole : sendInPieces;
     await withFile(file, async () => {
       options.onStart?.(start);
-      await send({ source, start, file, remote, options });
+      await send({ source, start, file, isNew, remote, options });
     });
     signal?.throwIfAborted();
     return { start, sent: source.size - start };
@@ -58,8 +60,24 @@ export function createSending({ session, move, rate }: SendingOptions) {
     }
   }
 
+  /** A file to go on with at `start`. One that is new has the mode that it was made with. */
+  async function openAt(
+    connection: Connection,
+    { remote, start }: { remote: string; start: number },
+  ): Promise<{ file: OpenFile; isNew: boolean }> {
+    const how = { remote, verb: 'write' };
+    if (start === 0 && session.modes.areKept) {
+      const handle = await connection
+        .call<Buffer>((sftp, answer) => sftp.open(remote, 'wx', fileMode, answer))
+        .catch(unlessRefused);
+      if (handle !== undefined) return { file: { connection, handle }, isNew: true };
+    }
+    const flags = start === 0 ? 'w' : 'r+';
+    return { file: await session.openFile(connection, { ...how, flags }), isNew: false };
+  }
+
   /** Content for one request: that and all that follows it are sent together. */
-  async function sendWhole({ source, file, remote, options }: Sending): Promise<void> {
+  async function sendWhole({ source, file, isNew, remote, options }: Sending): Promise<void> {
     const { size } = source;
     const { connection, handle } = file;
     await rate.take(size, options.signal);
@@ -71,13 +89,14 @@ export function createSending({ session, move, rate }: SendingOptions) {
       (sftp, answer) => sftp.write(handle, bytes, 0, size, 0, answer),
       deed,
     );
-    const settled = settle(file, { remote, sync: options.sync ?? true });
+    const settled = settle(file, { remote, isNew, sync: options.sync ?? true });
     const results = await Promise.allSettled([written, settled]);
     for (const result of results) if (result.status === 'rejected') throw result.reason;
     options.onBytes?.(size);
   }
 
-  async function sendInPieces({ source, start, file, remote, options }: Sending): Promise<void> {
+  async function sendInPieces(sending: Sending): Promise<void> {
+    const { source, start, file, isNew, remote, options } = sending;
     const { signal } = options;
     // Alike in size, so that no block ends with a tiny one.
     const pieceBytes = Math.ceil(blockBytes / Math.ceil(blockBytes / file.connection.pieceBytes));
@@ -99,7 +118,7 @@ export function createSending({ session, move, rate }: SendingOptions) {
       finish: ({ length }) => options.onBytes?.(length),
       signal,
     });
-    await settle(file, { remote, sync: options.sync ?? true });
+    await settle(file, { remote, isNew, sync: options.sync ?? true });
   }
 
   /** Without a promise for each: there are thousands. */
@@ -121,30 +140,20 @@ export function createSending({ session, move, rate }: SendingOptions) {
   /** Has what was written to a file readable by all and on the disk. */
   async function settle(
     { connection, handle }: OpenFile,
-    { remote, sync }: { remote: string; sync: boolean },
+    { remote, isNew = false, sync }: { remote: string; isNew?: boolean; sync: boolean },
   ): Promise<void> {
     const deed = { verb: 'write', path: remote, writing: true, slow: true };
     // The umask there may be narrower than the web server needs. An account that may not say so has its reasons.
-    const readable = connection
-      .call((sftp, answer) => sftp.fchmod(handle, fileMode, answer))
-      .catch(unlessRefused);
+    const readable = isNew
+      ? undefined
+      : connection
+          .call((sftp, answer) => sftp.fchmod(handle, fileMode, answer))
+          .catch(unlessRefused);
     const synced =
       sync && offers(connection, 'fsync@openssh.com', '1')
         ? session.ask(connection, (sftp, answer) => sftp.ext_openssh_fsync(handle, answer), deed)
         : undefined;
     await Promise.all([readable, synced]);
-  }
-
-  async function sync(path: string): Promise<void> {
-    const remote = session.at(path);
-    const connection = await session.take();
-    if (!offers(connection, 'fsync@openssh.com', '1')) return;
-    // OpenSSH opens folders, too; a server that does not cannot sync them.
-    const file = await session.openFile(connection, { remote, flags: 'r', verb: 'sync' });
-    const deed = { verb: 'sync', path: remote, slow: true };
-    await withFile(file, () =>
-      session.ask(connection, (sftp, answer) => sftp.ext_openssh_fsync(file.handle, answer), deed),
-    );
   }
 }
 

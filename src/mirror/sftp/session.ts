@@ -29,8 +29,8 @@ export interface Deed {
   slow?: boolean;
 }
 
-/** How a file is opened: to read, to go on writing, or to write anew. */
-export type OpenFlags = 'r' | 'r+' | 'w';
+/** How a file is opened: to read, to go on writing, to write anew, or to write where nothing is. */
+export type OpenFlags = 'r' | 'r+' | 'w' | 'wx';
 
 export interface SessionOptions {
   /** The mirror's name, for errors. */
@@ -49,6 +49,8 @@ export function createSession(options: SessionOptions) {
   /** Whether the root is there, as each connection has found or is about to. */
   const roots = new WeakMap<Connection, Promise<void>>();
   return {
+    /** Whether what is made gets the mode that it is made with, as far as somebody has looked. */
+    modes: { areKept: false },
     take: connections.take,
     more: connections.more,
     at: (path: string) => remotePath(root, path),
