@@ -93,6 +93,13 @@ export interface Mirror {
   rename(from: string, to: string, options?: RenameOptions): Promise<void>;
 
   /**
+   * Gives files their names, each as {@link Mirror.rename} does, and has their folders synced. It goes step by step:
+   * a step begins when all files of the one before have their names, so that a reader never sees the second without
+   * the first; nor does who comes after a crash, where the mirror can sync. Of a step that fails, any may be done.
+   */
+  renameInOrder(steps: readonly (readonly Renaming[])[], options?: MirrorOptions): Promise<void>;
+
+  /**
    * Gives the file `from` a second name, `to`, which must be free.
    * @returns false, with nothing done, where the mirror cannot: no such extension, or its file system has no links.
    * @throws ServerError MIRROR_MISSING where `from` or the folder of `to` is not there.
@@ -173,6 +180,12 @@ export interface HashOptions extends MirrorOptions {
    * be read again.
    */
   onBytes?(count: number): void;
+}
+
+/** A file to be given another name. */
+export interface Renaming {
+  from: string;
+  to: string;
 }
 
 export interface RenameOptions extends MirrorOptions {

@@ -1,5 +1,6 @@
 /** Gives documents their names on a mirror. */
-import { type DocumentStage, nextDocuments } from '../catalog/plan.js';
+import type { DocumentFacts } from '../catalog/generation.js';
+import { nextDocuments } from '../catalog/plan.js';
 import { noteNames, type Present } from '../catalog/present.js';
 import type { Generation, GenerationDocument } from './generation.js';
 import { folderOf, stagingFolder, stagingPath } from './names.js';
@@ -14,11 +15,12 @@ export async function publishDocuments(
 ): Promise<void> {
   await syncFolders(work);
   noteNames(present, generation.files);
-  let stage = nextDocuments(generation.documents, present);
-  for (; stage !== undefined; stage = nextDocuments(generation.documents, present)) {
+  for (;;) {
+    const stage = nextDocuments(generation.documents, present);
+    if (stage === undefined) break;
     work.meter.begin(stage.do, []);
     if (stage.do === 'withdraw') await withdraw(work, stage.documents, present);
-    else await replace(work, stage, { generation, present });
+    else await replace(work, generation, present);
   }
   present.named = new Set(generation.files.keys());
 }
@@ -36,23 +38,37 @@ async function withdraw(
   );
 }
 
-async function replace(
-  work: Work,
-  stage: Extract<DocumentStage, { do: 'publish' }>,
-  { generation, present: { documents } }: { generation: Generation; present: Present },
-): Promise<void> {
+/** Has all documents ready, and gives them their names in the order that the plan has for them. */
+async function replace(work: Work, generation: Generation, { documents }: Present): Promise<void> {
   const { mirror, signal } = work;
-  const due = new Set(stage.documents.map(({ path }) => path));
-  const all = generation.documents.map((document) => stageDocument(work, document, documents));
-  const renaming = generation.documents.map(async ({ path, sha256 }, index) => {
-    if (!due.has(path)) return;
-    await allDone([all[index], makeOwnFolder(work, folderOf(path))]);
-    documents.set(path, '');
-    await mirror.rename(stagingPath(sha256), path, { sync: true, ...signal });
+  const steps = stepsTo(generation, documents);
+  const due = steps.flat();
+  await allDone([
+    ...generation.documents.map((document) => stageDocument(work, document, documents)),
+    ...due.map(({ path }) => makeOwnFolder(work, folderOf(path))),
+  ]);
+  // Until all is done, nobody knows what has been.
+  for (const { path } of due) documents.set(path, '');
+  await mirror.renameInOrder(
+    steps.map((step) => step.map(({ path, sha256 }) => ({ from: stagingPath(sha256), to: path }))),
+    signal,
+  );
+  for (const { path, sha256 } of due) {
     work.documents.delete(sha256);
     documents.set(path, sha256);
-  });
-  await allDone([...all, ...renaming]);
+  }
+}
+
+/** What the plan says next, and after that. */
+function stepsTo(generation: Generation, there: Present['documents']): DocumentFacts[][] {
+  const documents = new Map(there);
+  const steps: DocumentFacts[][] = [];
+  for (;;) {
+    const stage = nextDocuments(generation.documents, { documents });
+    if (stage?.do !== 'publish') return steps;
+    steps.push(stage.documents);
+    for (const { path, sha256 } of stage.documents) documents.set(path, sha256);
+  }
 }
 
 /** Has a document ready in the staging folder, unless it is in place. */

@@ -24,8 +24,10 @@ import type {
   PutOptions,
   PutSource,
   RenameOptions,
+  Renaming,
 } from './mirror.js';
 import { folderOf, stagingFolder, stagingPath } from './names.js';
+import { allDone } from './together.js';
 
 /** What nothing but a new configuration, or someone's hand on the mirror, can mend. */
 const lasting: readonly ErrorCode[] = ['MIRROR_AUTH', 'MIRROR_TAKEN', 'CONFIG'];
@@ -65,7 +67,8 @@ export function withRetry(mirror: Mirror, options: RetryOptions): Mirror {
     hash,
     put,
     write: (path, pieces, given) => ride(given, () => mirror.write(path, pieces, given)),
-    rename,
+    rename: (from, to, given) => rename({ from, to }, given),
+    renameInOrder,
     link,
     copy: (from, to, given) => ride(given, () => mirror.copy(from, to, given)),
     remove: (path, given) => ride(given, () => mirror.remove(path, given)),
@@ -117,14 +120,19 @@ export function withRetry(mirror: Mirror, options: RetryOptions): Mirror {
     });
   }
 
-  async function rename(from: string, to: string, given?: RenameOptions): Promise<void> {
+  /** @param since what a first attempt failed with, where there was one that may have done it all the same */
+  async function rename(
+    { from, to }: Renaming,
+    given?: RenameOptions,
+    since?: ServerError,
+  ): Promise<void> {
     /** Whether it was done all the same; then only its folder may be left to sync. */
     const isDone = async () => {
       const isThere = await hasContentOf(from, to, given);
       if (isThere && given?.sync === true) await mirror.sync(folderOf(to), given);
       return isThere;
     };
-    const failure = await ride(given, async ({ lost }) => {
+    const failure = await ride(given, async ({ lost = since }) => {
       const mayBeDone = lost !== undefined;
       if (mayBeDone && (await mirror.stat(from, given)) === undefined) {
         return (await isDone()) ? undefined : lost;
@@ -139,6 +147,23 @@ export function withRetry(mirror: Mirror, options: RetryOptions): Mirror {
       return undefined;
     });
     if (failure !== undefined) throw failure;
+  }
+
+  /** What an interruption has left undone of the steps is done name by name. */
+  async function renameInOrder(
+    steps: readonly (readonly Renaming[])[],
+    given?: MirrorOptions,
+  ): Promise<void> {
+    let lost: ServerError;
+    try {
+      return await mirror.renameInOrder(steps, given);
+    } catch (error) {
+      if (!isOf(error, 'MIRROR_DOWN')) throw error;
+      lost = error;
+    }
+    for (const step of steps) {
+      await allDone(step.map((each) => rename(each, { ...given, sync: true }, lost)));
+    }
   }
 
   /** Whether `to` has what `from` was named after. */

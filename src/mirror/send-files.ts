@@ -20,6 +20,9 @@ interface Context {
   onSent: (sent: { files: number; bytes: number }) => void;
 }
 
+/** So few files have their folders synced each for itself, which is sooner; more of them folder by folder. */
+const few = 8;
+
 /** Sends what a stage says, and records now and then what has arrived. Ends early where a newer generation comes. */
 export async function sendFiles(
   work: Work,
@@ -52,7 +55,7 @@ export async function sendFiles(
     const release = await budget.take(Math.min(file.size, resumeWindow));
     if (isOver()) break;
     sending.push(
-      sendFile(work, file, { ...context, signal })
+      sendFile(work, file, { ...context, signal, sync: files.length <= few })
         .then(recorder.keepUp)
         .catch(fail)
         .finally(release),
@@ -70,7 +73,7 @@ export async function sendFiles(
 async function sendFile(
   work: Work,
   file: Sending,
-  { present, onSent, signal }: Context & { signal: AbortSignal },
+  { present, onSent, signal, sync }: Context & { signal: AbortSignal; sync: boolean },
 ): Promise<void> {
   const { mirror, openSource, knowledge, meter, left } = work;
   const { path, size, sha256 } = file;
@@ -89,8 +92,8 @@ async function sendFile(
   await making;
   if (!file.hold) {
     knowledge.unsure.add(path);
-    await mirror.rename(stagingPath(sha256), path, { signal });
-    knowledge.unsynced.add(folder);
+    await mirror.rename(stagingPath(sha256), path, { signal, sync });
+    if (!sync) knowledge.unsynced.add(folder);
     knowledge.unsure.delete(path);
     present.held.delete(sha256);
     note(knowledge, path, { size, sha256 });

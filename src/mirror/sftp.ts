@@ -67,9 +67,10 @@ export function createSftpMirror(options: SftpMirrorOptions): Mirror {
   const { read, hash } = createReading({ session, move, rate });
   const { put, settle } = createSending({ session, move, rate });
   const syncing = createSyncing(session);
-  const { rename, link, copy, remove } = createNaming({ session, settle, syncing });
+  const naming = createNaming({ session, settle, syncing });
+  const { rename, renameInOrder, link, copy, remove } = naming;
   const { list, makeFolder, removeFolder } = createFolders(session);
-  const write = createWrite({ session, put, rename, remove });
+  const write = createWrite({ session, put, naming });
   const parallel = config.connections * perConnection;
   const { run, close } = createRunner({ name: config.name, parallel });
 
@@ -83,6 +84,7 @@ export function createSftpMirror(options: SftpMirrorOptions): Mirror {
     put: (source, path, given) => run(given, () => put(source, path, given)),
     write: (path, pieces, given) => run(given, () => write(path, pieces, given)),
     rename: (from, to, given) => run(given, () => rename(from, to, given)),
+    renameInOrder: (steps, given) => run(given, () => renameInOrder(steps, given)),
     link: (from, to, given) => run(given, () => link(from, to)),
     copy: (from, to, given) => run(given, () => copy(from, to, given)),
     remove: (path, given) => run(given, () => remove(path)),

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
 import {
+  chmod,
   mkdir,
   readdir,
   readFile,
@@ -15,6 +16,7 @@ import { join } from 'node:path';
 import { describe, type TestContext, test } from 'node:test';
 import { ServerError } from '../../src/errors.js';
 import { type Mirror, type PutSource, resumeWindow } from '../../src/mirror/mirror.js';
+import { stagingFolder, stagingPath } from '../../src/mirror/names.js';
 
 /** A mirror under test. */
 export interface MirrorUnderTest {
@@ -249,6 +251,8 @@ export function conformance(name: string, options: ConformanceOptions): void {
       await writeFile(join(folder, 'new'), 'new');
       await mirror.rename('new', 'old');
       assert.equal(await readFile(join(folder, 'old'), 'utf8'), 'new');
+      await mirror.rename('old', 'new', { sync: true });
+      await mirror.rename('new', 'old', { sync: true });
       await mirror.makeFolder('folder/below');
       await mirror.rename('folder', 'other');
       assert.deepEqual((await readdir(folder)).sort(), ['old', 'other']);
@@ -256,6 +260,62 @@ export function conformance(name: string, options: ConformanceOptions): void {
       assert.equal(await readFile(join(folder, 'old'), 'utf8'), 'new');
       await assert.rejects(mirror.rename('old', 'none/old'), failsWith('MIRROR_MISSING'));
       assert.deepEqual((await readdir(folder)).sort(), ['old', 'other']);
+    });
+
+    test('renames in order, and nothing of a step when one before it fails', async (t) => {
+      const { mirror, folder } = await setUp(t);
+      await mirror.makeFolder(stagingFolder);
+      await mirror.makeFolder('streams/v1');
+      const stage = async (text: string) => {
+        const from = stagingPath(createHash('sha256').update(text).digest('hex'));
+        await mirror.put(sourceOf(Buffer.from(text)), from);
+        return from;
+      };
+      const at = (name: string) => `streams/v1/${name}`;
+      const read = (name: string) => readFile(join(folder, at(name)), 'utf8');
+      for (const round of ['first', 'second']) {
+        await mirror.renameInOrder([
+          [
+            { from: await stage(`${round} a`), to: at('a') },
+            { from: await stage(`${round} b`), to: at('b') },
+          ],
+          [],
+          [{ from: await stage(`${round} c`), to: at('c') }],
+        ]);
+        const found = [await read('a'), await read('b'), await read('c')];
+        assert.deepEqual(found, [`${round} a`, `${round} b`, `${round} c`]);
+      }
+      const failing = mirror.renameInOrder([
+        [{ from: stagingPath('0'.repeat(64)), to: at('a') }],
+        [{ from: await stage('third'), to: at('c') }],
+      ]);
+      await assert.rejects(failing, failsWith('MIRROR_MISSING'));
+      assert.deepEqual([await read('a'), await read('c')], ['second a', 'second c']);
+      const astray = mirror.renameInOrder([[{ from: await stage('x'), to: 'none/x' }]]);
+      await assert.rejects(astray, failsWith('MIRROR_MISSING'));
+      await mirror.renameInOrder([]);
+    });
+
+    test('what was left unreadable becomes readable with new content', async (t) => {
+      const { mirror, folder } = await setUp(t);
+      await mirror.makeFolder('a');
+      await mirror.makeFolder('a/b');
+      const modeOf = async (name: string) => (await stat(join(folder, name))).mode & 0o777;
+      await mirror.put(sourceOf(Buffer.from('old')), 'a/file');
+      await chmod(join(folder, 'a/file'), 0o600);
+      await mirror.put(sourceOf(Buffer.from('new')), 'a/file');
+      assert.equal(await readFile(join(folder, 'a/file'), 'utf8'), 'new');
+      assert.deepEqual([await modeOf('a'), await modeOf('a/b')], [0o755, 0o755]);
+      assert.equal(await modeOf('a/file'), 0o644);
+    });
+
+    test('makes folders beside each other at the same time, and none through a file', async (t) => {
+      const { mirror, folder } = await setUp(t);
+      const names = Array.from({ length: 20 }, (_, index) => `a/b/c${index % 3}/d${index}`);
+      await Promise.all(names.map((name) => mirror.makeFolder(name)));
+      for (const name of names) assert.ok((await stat(join(folder, name))).isDirectory());
+      await mirror.put(sourceOf(Buffer.from('x')), 'a/file');
+      await assert.rejects(mirror.makeFolder('a/file/b/c'), failsWith('MIRROR_DAMAGED'));
     });
 
     test('makes folders with those above them, and removes empty ones', async (t) => {

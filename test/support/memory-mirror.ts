@@ -152,7 +152,7 @@ export function memoryMirror(options: MemoryMirrorOptions = {}): MemoryMirror {
         files.set(path, { content: Buffer.concat(pieces), mtime: mirror.clock });
       });
     },
-    async rename(from, to, { signal } = {}) {
+    async rename(from, to, { signal, sync = false } = {}) {
       await start('rename', signal);
       const file = need(from);
       needFolder(to);
@@ -162,6 +162,15 @@ export function memoryMirror(options: MemoryMirrorOptions = {}): MemoryMirror {
         files.delete(from);
         files.set(to, file);
       });
+      if (sync) await mirror.sync(parentOf(to), { signal });
+    },
+    async renameInOrder(steps, given) {
+      for (const step of steps) {
+        const all = await Promise.allSettled(
+          step.map(({ from, to }) => mirror.rename(from, to, { ...given, sync: true })),
+        );
+        for (const each of all) if (each.status === 'rejected') throw each.reason;
+      }
     },
     async link(from, to, { signal } = {}) {
       await start('link', signal);

@@ -1,9 +1,10 @@
 /** Gives files on an SFTP mirror other names, second ones, copies, and takes them away. */
 import type { Stats } from 'ssh2';
 import type { Connection } from '../connection.js';
-import type { Mirror, MirrorOptions, RenameOptions } from '../mirror.js';
+import type { MirrorOptions, RenameOptions, Renaming } from '../mirror.js';
 import { besideAs, folderOf } from '../paths.js';
 import { status, statusOf } from '../problems.js';
+import { allDone } from '../together.js';
 import type { createSending } from './sending.js';
 import {
   closeFile,
@@ -25,6 +26,8 @@ const noLinks: (number | undefined)[] = [
   status.unsupported,
 ];
 
+type Step = readonly Renaming[];
+
 export interface NamingOptions {
   session: Session;
   settle: ReturnType<typeof createSending>['settle'];
@@ -33,19 +36,44 @@ export interface NamingOptions {
 
 export function createNaming({ session, settle, syncing }: NamingOptions) {
   const { openToSync, syncOpen } = syncing;
-  return { rename, link, copy, remove } satisfies Partial<Mirror>;
+  return { rename, renameInOrder, renameAll, openFolder, link, copy, remove };
 
   async function rename(from: string, to: string, options: RenameOptions = {}): Promise<void> {
     const connection = await session.take();
-    const folder = options.sync === true ? openFolder(connection, to) : undefined;
-    const [renaming, opening] = await Promise.allSettled([renameOn(connection, from, to), folder]);
-    const opened = opening.status === 'fulfilled' ? opening.value : undefined;
+    if (options.sync === true) return await renameAll(connection, [[{ from, to }]], options);
+    await renameOn(connection, from, to);
+  }
+
+  async function renameInOrder(steps: readonly Step[], options: MirrorOptions = {}): Promise<void> {
+    await renameAll(await session.take(), steps, options);
+  }
+
+  /** See {@link Mirror.renameInOrder}. A folder that is `opened` already need not be opened for it. */
+  async function renameAll(
+    connection: Connection,
+    steps: readonly Step[],
+    { signal, opened }: MirrorOptions & { opened?: Promise<Syncable | undefined> },
+  ): Promise<void> {
+    const all = new Map(steps.flat().map(({ to }) => [folderOf(to), to]));
+    const folders = [...all.values()].map((path) =>
+      awaited(opened ?? openFolder(connection, path)),
+    );
+    const syncing: Promise<void>[] = [];
     try {
-      if (renaming.status === 'rejected') throw renaming.reason;
-      if (opening.status === 'rejected') throw opening.reason;
-      if (opened !== undefined) await syncOpen(opened);
+      for (const step of steps) {
+        signal?.throwIfAborted();
+        await allDone(step.map(({ from, to }) => renameOn(connection, from, to)));
+        const open = await allDone(folders);
+        // The requests of the next step follow these at once: a server that syncs does one after the other.
+        for (const folder of open)
+          if (folder !== undefined) syncing.push(awaited(syncOpen(folder)));
+      }
+      await allDone(syncing);
     } finally {
-      if (opened !== undefined) closeFile(opened);
+      await Promise.allSettled(syncing);
+      for (const folder of await Promise.allSettled(folders)) {
+        if (folder.status === 'fulfilled' && folder.value !== undefined) closeFile(folder.value);
+      }
     }
   }
 
@@ -68,7 +96,7 @@ export function createNaming({ session, settle, syncing }: NamingOptions) {
     );
   }
 
-  interface Steps {
+  interface Detour {
     old: string;
     next: string;
     /** Where a file goes that is in the way. */
@@ -77,8 +105,8 @@ export function createNaming({ session, settle, syncing }: NamingOptions) {
   }
 
   /** See {@link Mirror.rename}. The requests are sent together, and done by the server one after the other. */
-  async function renameInSteps(connection: Connection, steps: Steps): Promise<void> {
-    const { old, next, aside, deed } = steps;
+  async function renameInSteps(connection: Connection, detour: Detour): Promise<void> {
+    const { old, next, aside, deed } = detour;
     const clear = () =>
       connection.call((sftp, answer) => sftp.unlink(aside, answer)).catch(unlessRefused);
     const cleared = clear();
@@ -162,4 +190,10 @@ export function createNaming({ session, settle, syncing }: NamingOptions) {
     const deed = { verb: 'remove', path: remote };
     await orMissing(session.ask(connection, (sftp, answer) => sftp.unlink(remote, answer), deed));
   }
+}
+
+/** `work`, which is awaited later on: until then nobody is told that it has failed. */
+function awaited<T>(work: Promise<T>): Promise<T> {
+  work.catch(() => {});
+  return work;
 }

@@ -2,14 +2,16 @@
 import { randomBytes } from 'node:crypto';
 import type { Mirror, MirrorOptions, PutSource } from '../mirror.js';
 import { besideAs } from '../paths.js';
+import type { createNaming } from './naming.js';
 import type { Session } from './session.js';
 
-export interface WriteOperations extends Pick<Mirror, 'put' | 'rename' | 'remove'> {
+export interface WriteOperations extends Pick<Mirror, 'put'> {
   session: Session;
+  naming: Pick<ReturnType<typeof createNaming>, 'openFolder' | 'renameAll' | 'remove'>;
 }
 
 /** @returns {@link Mirror.write} made of other operations */
-export function createWrite({ session, put, rename, remove }: WriteOperations): Mirror['write'] {
+export function createWrite({ session, put, naming }: WriteOperations): Mirror['write'] {
   return async (path, pieces, { signal }: MirrorOptions = {}) => {
     session.at(path);
     const temporary = besideAs(path, randomBytes(3).toString('hex'));
@@ -18,12 +20,18 @@ export function createWrite({ session, put, rename, remove }: WriteOperations): 
       size: content.length,
       read: async (offset, length) => content.subarray(offset, offset + length),
     };
+    const connection = await session.take();
+    const opened = naming.openFolder(connection, path);
     try {
-      await put(source, temporary, { resume: false, signal });
-      await rename(temporary, path, { sync: true });
+      // Whether the folder can be opened is told when it is needed.
+      await Promise.all([
+        put(source, temporary, { resume: false, signal }),
+        opened.catch(() => undefined),
+      ]);
+      await naming.renameAll(connection, [[{ from: temporary, to: path }]], { opened });
     } catch (error) {
       // The first error is the one to tell; a name that ends in .tmp is cleared away by whoever lists the folder.
-      await remove(temporary).catch(() => {});
+      await naming.remove(temporary).catch(() => {});
       throw error;
     }
   };
