@@ -11,6 +11,7 @@ import type { Reporter } from './report.js';
 import type { Runner } from './runner.js';
 import type { Schedule } from './schedule.js';
 import type { ServiceManager } from './service-manager.js';
+import { createTurns } from './turns.js';
 
 export interface ReloaderOptions {
   config: Config;
@@ -44,7 +45,7 @@ export function createReloader(options: ReloaderOptions): Reloader {
   const { log, signal, manager, reporter, serving, schedule, runner, pipeline, replication } =
     options;
   let { config } = options;
-  let turn: Promise<unknown> = Promise.resolve();
+  const turns = createTurns();
 
   const accept = async (next: Config) => {
     // A server that is opened after all others have ended would keep the process.
@@ -73,14 +74,9 @@ export function createReloader(options: ReloaderOptions): Reloader {
       manager.ready(reporter.line());
     }
   };
-  const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
-    const done = turn.then(work);
-    turn = done.catch(() => undefined);
-    return done;
-  };
   return {
-    reload: () => inTurn(reloadOnce),
-    refresh: () => inTurn(() => serving.apply(config)),
+    reload: () => turns.take(reloadOnce),
+    refresh: () => turns.take(() => serving.apply(config)),
   };
 }
 

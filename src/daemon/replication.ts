@@ -18,6 +18,7 @@ import { formatHostPort } from '../units.js';
 import { type CheckRequest, createMirrorWorker, type MirrorWorker } from './mirror-worker.js';
 import { createSchedule, type Schedule } from './schedule.js';
 import type { MirrorActivity, MirrorStatus } from './status.js';
+import { createTurns } from './turns.js';
 
 export interface ReplicationOptions {
   paths: Config['paths'];
@@ -87,18 +88,12 @@ export function createReplication(options: ReplicationOptions): Replication {
   let newest: Generation | undefined;
   let schedule: Schedule | undefined;
   let isClosed = false;
-  /** Changes of the members, one after the other. */
-  let turn: Promise<unknown> = Promise.resolve();
-
-  const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
-    const done = turn.then(work);
-    turn = done.catch(() => undefined);
-    return done;
-  };
+  /** Changes of the members. */
+  const turns = createTurns();
 
   return {
-    apply: (config) => inTurn(() => apply(config)),
-    published: () => inTurn(takeNewest),
+    apply: (config) => turns.take(() => apply(config)),
+    published: () => turns.take(takeNewest),
     async sync({ names, ...request }) {
       const chosen = names.length > 0 ? names.map(member) : [...members.values()];
       return await Promise.all(
@@ -125,7 +120,7 @@ export function createReplication(options: ReplicationOptions): Replication {
       [...members.values()].map(({ config: { name }, worker }) => ({ name, ...worker.activity() })),
     async close() {
       isClosed = true;
-      await inTurn(async () => {
+      await turns.take(async () => {
         await schedule?.close();
         await Promise.all([...members.values()].map(end));
         clearTimeout(saving);

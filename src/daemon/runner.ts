@@ -9,6 +9,8 @@ import type { Logger } from '../log.js';
 import type { Pipeline, RunOptions, RunResult, Stage } from '../pipeline.js';
 import { createAlarm } from './alarm.js';
 import { createChanges } from './changes.js';
+import { createTurns } from './turns.js';
+import { createWaiters } from './waiters.js';
 
 export interface RunnerOptions {
   pipeline: Pipeline;
@@ -74,7 +76,7 @@ export function createRunner(options: RunnerOptions): Runner {
   const changes = createChanges();
   const ending = new AbortController();
   const alarm = createAlarm();
-  const waiters = new Set<Waiter>();
+  const waiters = createWaiters<RunResult>();
   let rebuild = false;
   /** When the first of the changes came, and until when there is no run for them. */
   let changedAt = 0;
@@ -87,14 +89,7 @@ export function createRunner(options: RunnerOptions): Runner {
   let closePoolAt: number | undefined;
   let deadlines: ReadonlyMap<string, number> = new Map();
   let settledAt = Infinity;
-  /** What is done one after the other. */
-  let turn: Promise<unknown> = Promise.resolve();
-
-  const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
-    const done = turn.then(work);
-    turn = done.catch(() => undefined);
-    return done;
-  };
+  const turns = createTurns();
 
   const changed = (folder: string) => {
     if (changes.isEmpty()) changedAt = performance.now();
@@ -109,17 +104,17 @@ export function createRunner(options: RunnerOptions): Runner {
       rebuild ||= all;
       retryAt = undefined;
       changed('');
-      const result = await nextRun(signal);
+      const result = await waiters.wait(undefined, signal);
       const fresh = deadlinesOf(pipeline.pending());
       if (passing || fresh.size === 0) return result;
       // What has to be left alone now has settled then, or was changed again since.
       await until(latestOf(fresh), signal);
       for (const path of fresh.keys()) changed(path);
-      return together(result, await nextRun(signal));
+      return together(result, await waiters.wait(undefined, signal));
     },
     // The loop waits meanwhile, and does not know of what this leaves to do.
     exclusively: (work) =>
-      inTurn(() => work(() => runPipeline({ folders: [''] }).finally(() => alarm.wake()))),
+      turns.take(() => work(() => runPipeline({ folders: [''] }).finally(() => alarm.wake()))),
     retry() {
       retryAt = undefined;
       alarm.wake();
@@ -129,9 +124,9 @@ export function createRunner(options: RunnerOptions): Runner {
       ending.abort();
       alarm.wake();
       await working;
-      await turn;
+      await turns.idle();
       await pipeline.save();
-      for (const waiter of waiters) waiter.reject(ended());
+      waiters.end();
       await pool.close();
     },
   };
@@ -139,9 +134,9 @@ export function createRunner(options: RunnerOptions): Runner {
   async function loop(): Promise<void> {
     while (!ending.signal.aborted) {
       const now = performance.now();
-      if (now >= nextRunAt()) await inTurn(run);
-      else if (now >= (saveAt ?? Infinity)) await inTurn(save);
-      else if (now >= (closePoolAt ?? Infinity)) await inTurn(releaseThreads);
+      if (now >= nextRunAt()) await turns.take(run);
+      else if (now >= (saveAt ?? Infinity)) await turns.take(save);
+      else if (now >= (closePoolAt ?? Infinity)) await turns.take(releaseThreads);
       else await alarm.at(Math.min(nextRunAt(), saveAt ?? Infinity, closePoolAt ?? Infinity));
     }
   }
@@ -161,7 +156,7 @@ export function createRunner(options: RunnerOptions): Runner {
     for (const [path, time] of deadlines) if (time <= began) changes.add(path);
     const folders = changes.take();
     rebuild = false;
-    const asking = [...waiters];
+    const asking = waiters.all();
     try {
       const result = await runPipeline({ folders, rebuild: everything });
       for (const waiter of asking) waiter.resolve(result);
@@ -241,28 +236,6 @@ export function createRunner(options: RunnerOptions): Runner {
       throw ended(cause);
     });
   }
-
-  function nextRun(signal: AbortSignal | undefined): Promise<RunResult> {
-    return new Promise((resolve, reject) => {
-      const onAbort = () => waiter.reject(ended());
-      const settle = <T>(then: (value: T) => void) => {
-        return (value: T) => {
-          waiters.delete(waiter);
-          signal?.removeEventListener('abort', onAbort);
-          then(value);
-        };
-      };
-      const waiter: Waiter = { resolve: settle(resolve), reject: settle(reject) };
-      waiters.add(waiter);
-      signal?.addEventListener('abort', onAbort);
-      if (signal?.aborted === true || ending.signal.aborted) onAbort();
-    });
-  }
-}
-
-interface Waiter {
-  resolve: (result: RunResult) => void;
-  reject: (error: unknown) => void;
 }
 
 /** Times of the clock on the wall as times of `performance.now()`, which never jumps. */
