@@ -276,6 +276,7 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
     failures = 0;
     failure = undefined;
     isStopped = false;
+    retryAt = undefined;
     generation = result.generation;
     synced = isoTime(Date.now());
     removeAt = again ?? Infinity;
