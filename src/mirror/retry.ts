@@ -31,8 +31,9 @@ import { allDone } from './together.js';
 
 /** What nothing but a new configuration, or someone's hand on the mirror, can mend. */
 const lasting: readonly ErrorCode[] = ['MIRROR_AUTH', 'MIRROR_TAKEN', 'CONFIG'];
-/** What is seldom mended soon. */
+/** What is seldom mended soon: the first pause is longer by so much. */
 const slow: readonly ErrorCode[] = ['MIRROR_FULL', 'MIRROR_DENIED'];
+const slowFactor = 5;
 
 /** The pauses of one interruption, in milliseconds; with their jitter they take about 12 s together. */
 const pauses = { first: 750, longest: 5000 };
@@ -321,7 +322,8 @@ export function pauseAfter(
 ): number | undefined {
   const { failures, random, first = 1000, longest = 5 * 60_000 } = options;
   if (lasting.includes(code)) return undefined;
-  const due = slow.includes(code) ? longest : Math.min(longest, first * 2 ** (failures - 1));
+  const begin = slow.includes(code) ? first * slowFactor : first;
+  const due = Math.min(longest, begin * 2 ** (failures - 1));
   return Math.round(due * (1 + random()) * 0.5);
 }
 

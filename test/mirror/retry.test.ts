@@ -478,11 +478,16 @@ describe('a pause', () => {
     );
   });
 
-  test('is the longest at once where room or rights are missing, and none where waiting is no use', () => {
-    const options = { failures: 1, random: () => 0, longest: 600 };
-    const pauses = (['MIRROR_FULL', 'MIRROR_DENIED', 'MIRROR_AUTH', 'MIRROR_TAKEN'] as const).map(
-      (code) => pauseAfter(failure(code), options),
-    );
-    assert.deepEqual(pauses, [300, 300, undefined, undefined]);
+  test('begins later where room or rights are missing, and there is none where waiting is no use', () => {
+    const after = (code: ErrorCode, failures: number) =>
+      pauseAfter(failure(code), { failures, random: () => 1, first: 100, longest: 1500 });
+    for (const code of ['MIRROR_FULL', 'MIRROR_DENIED'] as const) {
+      const pauses = [1, 2, 3, 50].map((failures) => after(code, failures));
+      assert.deepEqual(pauses, [500, 1000, 1500, 1500], code);
+    }
+    assert.equal(after('MIRROR_DOWN', 1), 100);
+    for (const code of ['MIRROR_AUTH', 'MIRROR_TAKEN'] as const) {
+      assert.equal(after(code, 1), undefined, code);
+    }
   });
 });
