@@ -11,6 +11,8 @@ import { pauseAfter } from '../mirror/retry.js';
 import { createAlarm } from './alarm.js';
 import { createMeter } from './meter.js';
 import type { MirrorStatus, MirrorWork } from './status.js';
+import { createTurns } from './turns.js';
+import { createWaiters } from './waiters.js';
 
 export interface MirrorWorkerOptions {
   name: string;
@@ -73,21 +75,14 @@ const hour = 3_600_000;
 /** Waits for a time of the clock on the wall are cut, for it may be set; in milliseconds. */
 const longestWait = 600_000;
 
-interface Waiter {
-  request: SyncRequest;
-  resolve: (result: SyncResult) => void;
-  reject: (error: unknown) => void;
-}
-
 export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
   const { name, replicator, newest, scheduled, kept, log, onChange = () => {} } = options;
   const { random = Math.random, inspectEvery = hour } = options;
   const ending = new AbortController();
   const alarm = createAlarm();
   const meter = createMeter();
-  const waiters = new Set<Waiter>();
-  /** What is done one after the other. */
-  let turn: Promise<unknown> = Promise.resolve();
+  const waiters = createWaiters<SyncResult, SyncRequest>();
+  const turns = createTurns();
   let doing: 'syncing' | 'verifying' | undefined;
   let progress: Progress | undefined;
 
@@ -128,11 +123,11 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
     retry,
     async sync(request = {}) {
       if (newest() === undefined) throw nothingPublished();
-      const result = nextSync(request);
+      const result = waiters.wait(request, request.signal);
       retry();
       return await result;
     },
-    verify: ({ repair, signal }) => inTurn(() => verify({ repair, signal })),
+    verify: ({ repair, signal }) => turns.take(() => verify({ repair, signal })),
     status,
     activity,
     state: () => ({
@@ -145,8 +140,8 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
       ongoing.abort(ending.signal.reason);
       alarm.wake();
       await working;
-      await turn;
-      for (const { reject } of waiters) reject(ending.signal.reason);
+      await turns.idle();
+      waiters.end();
     },
   };
 
@@ -160,7 +155,7 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
   async function loop(): Promise<void> {
     while (!ending.signal.aborted) {
       const wait = nextWait();
-      if (wait <= 0) await inTurn(sync);
+      if (wait <= 0) await turns.take(sync);
       else await alarm.at(performance.now() + Math.min(wait, longestWait));
     }
   }
@@ -168,7 +163,7 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
   /** How long nothing has to be done, in milliseconds. */
   function nextWait(): number {
     if (newest() === undefined) return Infinity;
-    if (waiters.size > 0) return 0;
+    if (waiters.all().length > 0) return 0;
     if (isStopped) return Infinity;
     if (retryAt !== undefined) return retryAt - performance.now();
     if (isDue) return 0;
@@ -176,16 +171,10 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
     return Math.min(removeAt - Date.now(), inspectAt - performance.now());
   }
 
-  function inTurn<T>(work: () => Promise<T>): Promise<T> {
-    const done = turn.then(work);
-    turn = done.catch(() => undefined);
-    return done;
-  }
-
   async function sync(): Promise<void> {
     const wanted = newest();
     if (wanted === undefined || ending.signal.aborted) return;
-    const asking = [...waiters];
+    const asking = waiters.all();
     const began = performance.now();
     const inspect = isDoubtful || asking.length > 0 || began >= inspectAt;
     const takeOver = asking.some(({ request }) => request.takeOver === true);
@@ -334,24 +323,6 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
     if (failure !== undefined) return 'waiting';
     if (generation === undefined) return 'unknown';
     return newest()?.id === generation ? 'synced' : 'behind';
-  }
-
-  function nextSync(request: SyncRequest): Promise<SyncResult> {
-    return new Promise((resolve, reject) => {
-      const { signal } = request;
-      const onAbort = () => waiter.reject(new ServerError('INTERRUPTED', 'Interrupted'));
-      const settle = <T>(then: (value: T) => void) => {
-        return (value: T) => {
-          waiters.delete(waiter);
-          signal?.removeEventListener('abort', onAbort);
-          then(value);
-        };
-      };
-      const waiter: Waiter = { request, resolve: settle(resolve), reject: settle(reject) };
-      waiters.add(waiter);
-      signal?.addEventListener('abort', onAbort);
-      if (signal?.aborted === true || ending.signal.aborted) onAbort();
-    });
   }
 }
 
