@@ -8,6 +8,7 @@ import type { Logger } from '../log.js';
 import type { Generation } from '../mirror/generation.js';
 import type { MirrorCheck, Progress, Replicator, SyncResult } from '../mirror/replicate.js';
 import { pauseAfter } from '../mirror/retry.js';
+import { nothingVerified, type Verified } from '../mirror/verify-mirror.js';
 import { createAlarm } from './alarm.js';
 import { createMeter } from './meter.js';
 import type { MirrorStatus, MirrorWork } from './status.js';
@@ -72,6 +73,8 @@ export interface MirrorWorker {
 /** How long a mirror with hours of its own is tried again after one, in milliseconds. */
 const longestHour = 3_600_000;
 const hour = 3_600_000;
+/** For how long a verification reads at least before it makes way, in milliseconds: it begins with a look at all. */
+const shortestRead = 10_000;
 /** Waits for a time of the clock on the wall are cut, for it may be set; in milliseconds. */
 const longestWait = 600_000;
 
@@ -86,6 +89,8 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
   let doing: 'syncing' | 'verifying' | undefined;
   let progress: Progress | undefined;
 
+  /** Has a verification that is under way wait for what is due. */
+  let makeWay = () => {};
   /** Ends what is under way. */
   let ongoing = new AbortController();
 
@@ -127,7 +132,7 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
       retry();
       return await result;
     },
-    verify: ({ repair, signal }) => turns.take(() => verify({ repair, signal })),
+    verify,
     status,
     activity,
     state: () => ({
@@ -155,8 +160,10 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
   async function loop(): Promise<void> {
     while (!ending.signal.aborted) {
       const wait = nextWait();
-      if (wait <= 0) await turns.take(sync);
-      else await alarm.at(performance.now() + Math.min(wait, longestWait));
+      if (wait <= 0) {
+        makeWay();
+        await turns.take(sync);
+      } else await alarm.at(performance.now() + Math.min(wait, longestWait));
     }
   }
 
@@ -204,26 +211,49 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
     }
   }
 
-  async function verify({
-    repair,
-    signal,
-  }: {
-    repair: boolean;
-    signal: AbortSignal | undefined;
-  }): Promise<MirrorCheck> {
+  /** What becomes due meanwhile goes first: to read a mirror back can take a day. */
+  async function verify(request: CheckRequest): Promise<MirrorCheck> {
+    const verified = nothingVerified();
+    for (;;) {
+      const check = await turns.take(() => verifyOnce(request, verified));
+      if (check !== undefined) return check;
+    }
+  }
+
+  /** @returns `undefined` where it has made way for a sync */
+  async function verifyOnce(
+    { repair, signal }: CheckRequest,
+    verified: Verified,
+  ): Promise<MirrorCheck | undefined> {
     const wanted = newest();
     if (wanted === undefined) throw nothingPublished();
     if (ending.signal.aborted) throw ending.signal.reason;
     begin('verifying');
-    const signals = signal === undefined ? [ongoing.signal] : [ongoing.signal, signal];
+    const began = performance.now();
+    const leaving = new AbortController();
+    let timer: NodeJS.Timeout | undefined;
+    makeWay = () => {
+      timer ??= setTimeout(
+        () => {
+          // What it has begun to mend it brings to its end.
+          if (!repair || progress?.stage === 'check') leaving.abort(new Error('something is due'));
+        },
+        Math.max(0, began + shortestRead - performance.now()),
+      );
+    };
+    const signals = [ongoing.signal, leaving.signal, ...(signal ? [signal] : [])];
     try {
-      const both = AbortSignal.any(signals);
-      const settings = { signal: both, repair, onProgress: note };
+      const settings = { signal: AbortSignal.any(signals), repair, verified, onProgress: note };
       const check = await replicator.verify(() => newest() ?? wanted, settings);
       if (check.sync !== undefined) succeeded(check.sync);
       else if (check.damage.length > 0) doubt();
       return check;
+    } catch (error) {
+      if (leaving.signal.aborted && error === leaving.signal.reason) return undefined;
+      throw error;
     } finally {
+      clearTimeout(timer);
+      makeWay = () => {};
       end();
     }
   }

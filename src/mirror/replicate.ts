@@ -15,7 +15,7 @@ import type { Progress } from './progress.js';
 import { publishDocuments } from './publish-documents.js';
 import { removeFiles } from './remove-files.js';
 import { sendFiles } from './send-files.js';
-import { type Findings, verifyMirror } from './verify-mirror.js';
+import { type Findings, nothingVerified, type Verified, verifyMirror } from './verify-mirror.js';
 import {
   createWork,
   isOld,
@@ -55,6 +55,8 @@ export interface VerifyOptions {
   signal?: AbortSignal;
   /** Mend what is found. Default: no. */
   repair?: boolean;
+  /** What one that was broken off has come to. Default: nothing. It is added to. */
+  verified?: Verified;
   /** Is told of every step. */
   onProgress?: (progress: Progress) => void;
 }
@@ -105,9 +107,9 @@ export function createReplicator(options: ReplicatorOptions): Replicator {
         return await bringUpToDate(work, await look(work, newest(), { inspect }));
       });
     },
-    async verify(newest, { repair = false, ...settings } = {}) {
+    async verify(newest, { repair = false, verified = nothingVerified(), ...settings } = {}) {
       const work = begin(newest, settings);
-      const { present, ...found } = await verifyMirror(work, newest());
+      const { present, ...found } = await verifyMirror(work, newest(), verified);
       const isGood = found.damage.length === 0 && found.extra.length === 0;
       if (!repair || isGood) return { ...found, repaired: false };
       const sync = await learning(knowledge, () => bringUpToDate(work, present));

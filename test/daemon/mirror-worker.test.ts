@@ -36,6 +36,8 @@ interface Setup {
   worker: ReturnType<typeof createMirrorWorker>;
   /** The last call, which goes on. */
   current(): Call;
+  /** Whether verifications from now on go on until they are broken off. */
+  hang(now: boolean): void;
   publish(generation: Generation): void;
   logged(): { msg: string; [field: string]: unknown }[];
   pass(milliseconds: number): Promise<void>;
@@ -53,6 +55,7 @@ function setUp(
   const calls: Call[] = [];
   const checks: VerifyOptions[] = [];
   let newest = generation ?? undefined;
+  let hangs = false;
   const replicator: Replicator = {
     sync: (wanted, given = {}) =>
       new Promise((resolve, reject) => {
@@ -70,6 +73,10 @@ function setUp(
       }),
     async verify(_wanted, given = {}) {
       checks.push(given);
+      if (hangs)
+        await new Promise((_, reject) => {
+          given.signal?.addEventListener('abort', () => reject(given.signal?.reason));
+        });
       const damage = [{ path: 'images/a', reason: 'it is not there' }];
       return { files: 1, bytes: 1, damage, extra: [], repaired: false } as MirrorCheck;
     },
@@ -89,6 +96,9 @@ function setUp(
     checks,
     worker,
     current: () => calls.at(-1) as Call,
+    hang(now) {
+      hangs = now;
+    },
     publish(next) {
       newest = next;
       worker.published();
@@ -343,6 +353,48 @@ describe('somebody who asks', () => {
     await pass(1);
     assert.equal(calls.length, 2);
     assert.equal(current().options.inspect, true);
+  });
+
+  test('verifies for ten seconds at least, then what is due goes first', async (t) => {
+    const { calls, checks, current, hang, publish, worker, pass } = setUp(t);
+    await pass(1);
+    current().succeed();
+    hang(true);
+    const asked = worker.verify({ repair: false });
+    await pass(second);
+    assert.equal(worker.status().state, 'verifying');
+    publish(two);
+    await pass(8 * second);
+    assert.deepEqual([checks.length, calls.length], [1, 1]);
+    await pass(2 * second);
+    assert.equal(calls.length, 2);
+    assert.equal(worker.status().state, 'syncing');
+    hang(false);
+    current().succeed();
+    await asked;
+    assert.equal(checks.length, 2);
+    assert.equal(checks[1]?.verified, checks[0]?.verified, 'it goes on where it was');
+  });
+
+  test('brings to its end what a verification has begun to mend', async (t) => {
+    const { checks, current, hang, publish, worker, pass } = setUp(t);
+    await pass(1);
+    current().succeed();
+    hang(true);
+    const leaving = new AbortController();
+    const asked = worker.verify({ repair: true, signal: leaving.signal });
+    await pass(second);
+    const counts = { files: { done: 0, total: 1 }, bytes: { done: 0, total: 1 } };
+    checks[0]?.onProgress?.({ stage: 'send', ...counts });
+    publish(two);
+    await pass(minute);
+    assert.equal(worker.status().state, 'verifying');
+    const refused = assert.rejects(asked, (error) => error === leaving.signal.reason);
+    leaving.abort();
+    await refused;
+    await pass(1);
+    assert.equal(worker.status().state, 'syncing');
+    current().succeed();
   });
 
   test('is told when the daemon ends', async (t) => {

@@ -4,6 +4,7 @@ import { describe, test } from 'node:test';
 import { ServerError } from '../../src/errors.js';
 import { manifestPath } from '../../src/mirror/names.js';
 import type { MirrorCheck, Progress, Replicator } from '../../src/mirror/replicate.js';
+import { nothingVerified } from '../../src/mirror/verify-mirror.js';
 import {
   generationOf,
   type ImageTree,
@@ -298,6 +299,35 @@ describe('verification of a mirror', () => {
       );
     }
     assert.deepEqual(stateOf(mirror), before);
+  });
+
+  test('that was broken off goes on with what it has not read, and tells all that it has found', async () => {
+    let left = Number.POSITIVE_INFINITY;
+    const ending = new AbortController();
+    const { mirror, replicator } = await settledMirror({
+      parallel: 1,
+      begin: (operation) => {
+        if (operation === 'hash' && --left === 0) ending.abort(new Error('something is due'));
+      },
+    });
+    set(file, 'mata 1')(mirror);
+    const verified = nothingVerified();
+    // Four documents, then files in the order of the generation.
+    left = 7;
+    const { signal } = ending;
+    await assert.rejects(replicator.verify(() => generation, { signal, verified }));
+    assert.deepEqual([...verified.damage.keys()], [file]);
+    const wasRead = [...verified.whole.keys()].map((path) => generation.files.get(path)?.size ?? 0);
+    assert.ok(wasRead.length > 0 && wasRead.length < generation.files.size - 1);
+    await replicator.sync(() => generation);
+    mirror.counts.hashed = 0;
+    const check = await replicator.verify(() => generation, { verified });
+    assert.deepEqual(
+      check.damage.map(({ path }) => path),
+      [file],
+      'mended by now, but told',
+    );
+    assert.equal(mirror.counts.hashed, size - wasRead.reduce((sum, each) => sum + each, 0));
   });
 
   test('ends with the reason when it is aborted, and what it knows is right then', async () => {
