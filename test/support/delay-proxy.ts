@@ -21,8 +21,10 @@ export interface DelayProxy {
   readonly passed: number;
   /** Connections that clients have opened. */
   readonly opened: number;
-  /** Cuts all connections as soon as clients have sent so many bytes more. Later ones are not cut. */
-  cutAfter(bytes: number): void;
+  /** How often all connections were cut. */
+  readonly cuts: number;
+  /** Cuts all connections as soon as clients, or the server, have sent so many bytes more. Later ones are not cut. */
+  cutAfter(bytes: number, options?: { from?: 'clients' | 'server' }): void;
   /** Cuts all connections. */
   cut(): void;
   /** Passes nothing on any more, in either direction, and reads no more; connections stay open. */
@@ -43,9 +45,9 @@ interface Late {
 export async function createDelayProxy(options: DelayProxyOptions): Promise<DelayProxy> {
   const { target, delayMs = 0 } = options;
   const sockets = new Set<Socket>();
-  let passed = 0;
+  const ways = { clients: { passed: 0, cutAt: Infinity }, server: { passed: 0, cutAt: Infinity } };
   let opened = 0;
-  let cutAt = Number.POSITIVE_INFINITY;
+  let cuts = 0;
   let frozen = false;
   let last: Socket | undefined;
   /** What {@link DelayProxy.freezeLast} has stopped. */
@@ -64,8 +66,8 @@ export async function createDelayProxy(options: DelayProxyOptions): Promise<Dela
     }
     client.once('close', () => end(client, upstream));
     upstream.once('close', () => end(upstream, client));
-    pump(client, upstream, { count: true });
-    pump(upstream, client, { count: false });
+    pump(client, upstream, ways.clients);
+    pump(upstream, client, ways.server);
   });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -73,13 +75,16 @@ export async function createDelayProxy(options: DelayProxyOptions): Promise<Dela
   return {
     port: (server.address() as AddressInfo).port,
     get passed() {
-      return passed;
+      return ways.clients.passed;
     },
     get opened() {
       return opened;
     },
-    cutAfter(bytes) {
-      cutAt = passed + bytes;
+    get cuts() {
+      return cuts;
+    },
+    cutAfter(bytes, { from = 'clients' } = {}) {
+      ways[from].cutAt = ways[from].passed + bytes;
     },
     cut,
     freeze() {
@@ -104,6 +109,8 @@ export async function createDelayProxy(options: DelayProxyOptions): Promise<Dela
   };
 
   function cut(): void {
+    cuts += 1;
+    for (const way of Object.values(ways)) way.cutAt = Infinity;
     for (const socket of sockets) socket.resetAndDestroy();
   }
 
@@ -112,7 +119,7 @@ export async function createDelayProxy(options: DelayProxyOptions): Promise<Dela
     other.destroySoon();
   }
 
-  function pump(from: Socket, to: Socket, { count }: { count: boolean }): void {
+  function pump(from: Socket, to: Socket, way: { passed: number; cutAt: number }): void {
     const late: Late[] = [];
     let isAwake = false;
     const add = (chunk: Buffer | undefined) => {
@@ -135,17 +142,15 @@ export async function createDelayProxy(options: DelayProxyOptions): Promise<Dela
       if (late[0] !== undefined) wakeIn(Math.max(0, late[0].at - now));
     };
     const send = (chunk: Buffer) => {
-      const room = count ? Math.max(0, cutAt - passed) : chunk.length;
-      if (count) passed += Math.min(room, chunk.length);
+      const room = Math.max(0, way.cutAt - way.passed);
+      way.passed += Math.min(room, chunk.length);
       // Without a delay a slow receiver slows the sender down, as it does on a wire.
       const hasRoom = to.write(chunk.subarray(0, room));
       if (delayMs === 0 && !hasRoom) {
         from.pause();
         to.once('drain', () => frozen || from === held || from.resume());
       }
-      if (room >= chunk.length) return;
-      cutAt = Number.POSITIVE_INFINITY;
-      cut();
+      if (room < chunk.length) cut();
     };
     from.on('data', add);
     from.on('end', () => add(undefined));

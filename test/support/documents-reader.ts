@@ -3,7 +3,7 @@
  * index that is ahead, a file that is named and not there. In a process of its own it does so all along.
  * This file is both: what starts that process, and what it runs.
  */
-import { type ChildProcess, fork } from 'node:child_process';
+import { fork } from 'node:child_process';
 import { readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -11,6 +11,7 @@ import { fileURLToPath } from 'node:url';
 import { gunzipSync } from 'node:zlib';
 import { parseImages, versionsOf } from '../../src/catalog/published.js';
 import { systemCode } from '../../src/errors.js';
+import { createAsker } from './asking.js';
 import { sha256 } from './image-tree.js';
 
 /** What has been seen so far. */
@@ -102,7 +103,7 @@ type Wish = { of: 'follow' | 'caughtUp' | 'sightings' | 'spare'; root: string; p
 export function startReader(t: { after: (work: () => void) => void }): DocumentsReader {
   const child = fork(fileURLToPath(import.meta.url), [], { serialization: 'advanced' });
   t.after(() => child.kill('SIGKILL'));
-  const ask = createAsker(child);
+  const ask = createAsker<Wish>(child);
   return {
     follow: async (root) => void (await ask({ of: 'follow', root })),
     spare: async (root, path) => void (await ask({ of: 'spare', root, path })),
@@ -112,23 +113,6 @@ export function startReader(t: { after: (work: () => void) => void }): Documents
       return { looks, documents: documents.size, faults: [...faults] };
     },
   };
-}
-
-/** Asks one thing after the other; answers come in the order of the questions. */
-function createAsker(child: ChildProcess): (wish: Wish) => Promise<unknown> {
-  const waiting: { resolve: (answer: unknown) => void; reject: (error: Error) => void }[] = [];
-  let failure: Error | undefined;
-  child.on('message', (answer) => waiting.shift()?.resolve(answer));
-  child.once('exit', (code) => {
-    failure = new Error(`The reader ended with ${code}`);
-    for (const { reject } of waiting.splice(0)) reject(failure);
-  });
-  return (wish) =>
-    new Promise((resolve, reject) => {
-      if (failure !== undefined) return reject(failure);
-      waiting.push({ resolve, reject });
-      child.send(wish);
-    });
 }
 
 /** How long it rests after each look, in milliseconds: others need the machine as well. */

@@ -1,8 +1,11 @@
 /** Mirrors of a daemon's: their tables in its configuration, and whether they have what it published. */
 import assert from 'node:assert/strict';
+import { type Dirent, existsSync } from 'node:fs';
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { join, relative } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { parseImages, versionsOf } from '../../src/catalog/published.js';
+import { systemCode } from '../../src/errors.js';
 import type { SftpMirrorConfig } from '../../src/mirror/sftp.js';
 import { sha256 } from './image-tree.js';
 
@@ -42,21 +45,51 @@ export async function hasDocuments(root: string, mirror: string): Promise<boolea
 
 /** Every file below the images of `root` that is not hidden, sorted. */
 export async function filesBelow(root: string): Promise<string[]> {
-  const entries = await readdir(join(root, 'images'), { recursive: true, withFileTypes: true });
-  return entries
+  const images = join(root, 'images');
+  const read = async (): Promise<Dirent[]> => {
+    try {
+      return await readdir(images, { recursive: true, withFileTypes: true });
+    } catch (error) {
+      // A folder below has just been removed.
+      if (systemCode(error) === 'ENOENT' && existsSync(images)) return await read();
+      throw error;
+    }
+  };
+  return (await read())
     .filter((entry) => entry.isFile())
     .map(({ parentPath, name }) => relative(root, join(parentPath, name)))
     .sort();
 }
 
-/** The mirror has the documents of the master, and just the files that they name, with the content that they say. */
-export async function assertMirrored(root: string, mirror: string): Promise<void> {
-  assert.ok(await hasDocuments(root, mirror), 'the documents of the mirror are not the master’s');
+/** How long a mirror may take to become what it should be, in milliseconds: after many failures it waits for long. */
+const patience = 90_000;
+
+/** Waits until the mirror has the documents of the master, and just as many files as they name. */
+export async function becomesMirrored(root: string, mirror: string): Promise<void> {
+  const end = performance.now() + patience;
+  for (;;) {
+    const isDone =
+      (await hasDocuments(root, mirror)) &&
+      (await filesBelow(mirror)).length === (await namedFiles(root)).size;
+    if (isDone) return;
+    assert.ok(performance.now() < end, 'the mirror does not become what the master is');
+    await sleep(20);
+  }
+}
+
+/** What the documents of `root` name, by path. */
+async function namedFiles(root: string) {
   const { products } = parseImages(await readFile(join(root, streams, 'images.json'), 'utf8'));
   const items = Object.values(products)
     .flatMap(versionsOf)
     .flatMap((version) => version.items);
-  const named = new Map(items.map((item) => [item.path, item]));
+  return new Map(items.map((item) => [item.path, item]));
+}
+
+/** The mirror has the documents of the master, and just the files that they name, with the content that they say. */
+export async function assertMirrored(root: string, mirror: string): Promise<void> {
+  assert.ok(await hasDocuments(root, mirror), 'the documents of the mirror are not the master’s');
+  const named = await namedFiles(root);
   assert.deepEqual(await filesBelow(mirror), [...named.keys()].sort());
   for (const [path, { size, sha256: digest }] of named) {
     assert.equal((await stat(join(mirror, path))).size, size, path);
