@@ -239,7 +239,7 @@ async function oneRow(site: Site, row: readonly string[]): Promise<void> {
 }
 
 /** How long anything here may take, in milliseconds: only what hangs takes so long. */
-const longest = 150_000;
+const longest = 100_000;
 
 async function within<T>(work: Promise<T>, what: string): Promise<T> {
   const timer = new AbortController();

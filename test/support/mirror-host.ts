@@ -72,9 +72,12 @@ export async function createMirrorHost(
   const { port, user, keyFile } = server;
   const way = await createDelayProxy({ target: port });
 
+  /** One whose parent has ended since is below the server no more. */
+  let stopped: number[] = [];
   const kill = async () => {
     if (server === undefined) return;
-    send(await stopAll(await pidIn(pidFile)), 'SIGKILL');
+    send([...(await stopAll(await pidIn(pidFile))), ...stopped], 'SIGKILL');
+    stopped = [];
     // It waits until none is left that could say anything.
     await server.close();
     server = undefined;
@@ -109,7 +112,8 @@ export async function createMirrorHost(
     async signal(name) {
       if (server === undefined) return 0;
       const sessions = await descendantsOf(await pidIn(pidFile));
-      send(sessions, name);
+      send([...sessions, ...stopped], name);
+      stopped = name === 'SIGSTOP' ? sessions : [];
       return sessions.length;
     },
     async fill(left = 0) {
