@@ -19,7 +19,7 @@ import {
 import { ServerError } from '../errors.js';
 import type { Logger } from '../log.js';
 import type { Mirror, MirrorOptions } from './mirror.js';
-import { listPath, manifestPath } from './names.js';
+import { claimPath, listPath, manifestPath } from './names.js';
 import { allDone } from './together.js';
 
 /** Keeps lists by their SHA-256, so that they are not read from mirrors again. May forget any. */
@@ -43,6 +43,13 @@ export interface ManifestStore {
   load(options?: LoadOptions): Promise<{ manifest: Manifest; isOurs: boolean } | undefined>;
   /** Writes a manifest, and removes the lists that it no longer needs. The folder must be there. */
   write(manifest: Manifest, options?: MirrorOptions): Promise<void>;
+  /**
+   * Writes a first manifest, which says nothing, where there is none that fits: of several masters that find the
+   * mirror empty at the same moment, one succeeds where it has links. The folder must be there.
+   *
+   * @throws ServerError MIRROR_TAKEN where another was sooner.
+   */
+  claim(options?: LoadOptions): Promise<Manifest>;
   /** Lists that the manifest names; others are of no use. */
   lists(): string[];
 }
@@ -119,8 +126,34 @@ export function createManifestStore(options: ManifestStoreOptions): ManifestStor
       const useless = old.filter(({ sha256 }) => !names.has(sha256));
       await allDone(useless.map(({ sha256 }) => mirror.remove(listPath(sha256), settings)));
     },
+    async claim(settings = {}) {
+      const manifest: Manifest = { generation: undefined, documents: [], entries: new Map() };
+      const first = { manifest, lists: [], recent: new Map() };
+      const text = headText({ ...manifest, master, lists: [], recent: new Map() });
+      const bytes = [Buffer.from(text)];
+      await mirror.write(claimPath(master.id), bytes, settings);
+      await mirror.link(claimPath(master.id), manifestPath, settings);
+      await mirror.remove(claimPath(master.id), settings);
+      const there = await read(manifestPath, { ...settings, maxBytes: largestHead });
+      if (there?.toString() !== text) {
+        if (there !== undefined) await refuseOther(there.toString(), settings);
+        await mirror.write(manifestPath, bytes, settings);
+      }
+      current = { ...first, text, master: master.id };
+      maybe = undefined;
+      return manifest;
+    },
     lists: () => [...(current?.lists ?? []), ...(maybe?.lists ?? [])].map(({ sha256 }) => sha256),
   };
+
+  /** @throws ServerError MIRROR_TAKEN where `text` is a manifest of another master */
+  async function refuseOther(text: string, settings: LoadOptions): Promise<void> {
+    try {
+      await interpret(text, settings);
+    } catch (error) {
+      if (!(error instanceof ManifestError)) throw error;
+    }
+  }
 
   async function interpret(text: string, { takeOver, ...settings }: LoadOptions): Promise<Written> {
     const head = parseHead(text, { images });

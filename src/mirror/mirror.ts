@@ -100,8 +100,9 @@ export interface Mirror {
   renameInOrder(steps: readonly (readonly Renaming[])[], options?: MirrorOptions): Promise<void>;
 
   /**
-   * Gives the file `from` a second name, `to`, which must be free.
-   * @returns false, with nothing done, where the mirror cannot: no such extension, or its file system has no links.
+   * Gives the file `from` a second name, `to`, which must be free: of several who try at once, one succeeds.
+   * @returns false, with nothing done, where `to` is taken, or the mirror cannot: no such extension, or its file
+   *   system has no links.
    * @throws ServerError MIRROR_MISSING where `from` or the folder of `to` is not there.
    */
   link(from: string, to: string, options?: MirrorOptions): Promise<boolean>;

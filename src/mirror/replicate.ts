@@ -17,6 +17,7 @@ import { removeFiles } from './remove-files.js';
 import { sendFiles } from './send-files.js';
 import { type Findings, nothingVerified, type Verified, verifyMirror } from './verify-mirror.js';
 import {
+  claimMirror,
   createWork,
   isOld,
   type ReplicatorOptions,
@@ -138,6 +139,7 @@ async function learning<T>(knowledge: Knowledge, change: () => Promise<T>): Prom
 async function bringUpToDate(work: Work, present: Present): Promise<SyncResult> {
   const { newest, knowledge, grace, images, signal, now = Date.now } = work;
   const result = { sent: { files: 0, bytes: 0 }, adopted: 0, removed: 0 };
+  if (present.recorded === undefined) await claimMirror(work, present);
   if (knowledge.isLittered) {
     // Documents and the manifest need some room as well, before anything can be removed.
     const isPressed = knowledge.isFull && canMakeRoom(newest(), present, { now: now(), grace });

@@ -54,7 +54,7 @@ export interface SftpMirrorOptions extends TrustOptions {
 
 const defaultStallMs = 60_000;
 /** Small operations at once on one connection: over a long way each takes several round trips. */
-const perConnection = 128;
+const perConnection = 384;
 
 /** A mirror at `options.config`. Nothing is done before it is asked for something. */
 export function createSftpMirror(options: SftpMirrorOptions): Mirror {

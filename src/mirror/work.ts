@@ -102,6 +102,13 @@ export async function makeOwnFolder(work: Work, path: string): Promise<void> {
   folders.add(path);
 }
 
+/** Makes a mirror without a manifest this master's, before anything is done to it. @throws ServerError MIRROR_TAKEN. */
+export async function claimMirror(work: Work, present: Present): Promise<void> {
+  const { store, takeOver, signal } = work;
+  await makeOwnFolder(work, ownFolder);
+  noteRecord(present, await store.claim({ takeOver, ...signal }));
+}
+
 /** Writes the manifest. */
 export async function writeRecord(work: Work, record: Manifest, present: Present): Promise<void> {
   await makeOwnFolder(work, ownFolder);

@@ -142,6 +142,24 @@ describe('a sync', () => {
     assertPublished(mirror, generationOf({}));
   });
 
+  test('goes to one of several masters that find it empty at the same moment', async () => {
+    const mirror = memoryMirror();
+    const masters = ['a', 'b', 'c', 'd'].map((id) => {
+      const tree = { [`${id}/20260101/a`]: `of ${id}`, 'same/20260101/a': `of ${id}` };
+      const replicator = startMaster(mirror, () => tree, { master: { id, host: `${id}.example` } });
+      return { tree, syncing: replicator.sync(() => generationOf(tree)) };
+    });
+    const outcomes = await Promise.allSettled(masters.map(({ syncing }) => syncing));
+    const winners = masters.filter((_master, index) => outcomes[index]?.status === 'fulfilled');
+    assert.equal(winners.length, 1);
+    for (const outcome of outcomes) {
+      if (outcome.status === 'rejected') assert.equal(outcome.reason.code, 'MIRROR_TAKEN');
+    }
+    const { tree } = winners[0] as (typeof masters)[number];
+    assertPublished(mirror, generationOf(tree));
+    assert.deepEqual(imagesOn(mirror), expected(tree));
+  });
+
   const manifests: [title: string, manifest: string][] = [
     ['is cut short', '{"format":1'],
     ['is empty', ''],

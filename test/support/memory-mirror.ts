@@ -177,7 +177,7 @@ export function memoryMirror(options: MemoryMirrorOptions = {}): MemoryMirror {
       if (!link) return false;
       const file = need(from);
       needFolder(to);
-      if (files.has(to)) throw new Error(`${to} is taken`);
+      if (files.has(to)) return false;
       change('link', to, () => files.set(to, file));
       return true;
     },
