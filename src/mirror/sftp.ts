@@ -54,7 +54,7 @@ export interface SftpMirrorOptions extends TrustOptions {
 
 const defaultStallMs = 60_000;
 /** Small operations at once on one connection: over a long way each takes several round trips. */
-const perConnection = 384;
+const perConnection = 128;
 
 /** A mirror at `options.config`. Nothing is done before it is asked for something. */
 export function createSftpMirror(options: SftpMirrorOptions): Mirror {
@@ -203,12 +203,27 @@ export async function seenHostKey(
   return seen;
 }
 
-/** `task`, or a rejection with the signal's reason where that comes first. */
+/** What is to be rejected when a signal aborts. */
+const waiting = new WeakMap<AbortSignal, Set<(reason: unknown) => void>>();
+
+/**
+ * `task`, or a rejection with the signal's reason where that comes first. All that run with one signal share one
+ * listener: a signal looks through its listeners whenever one is added, and here are hundreds.
+ */
 function untilAborted<T>(task: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (signal === undefined) return task;
+  const rejects = waiting.get(signal) ?? listenTo(signal);
   return new Promise((resolve, reject) => {
-    const abort = () => reject(signal.reason);
-    signal.addEventListener('abort', abort, { once: true });
-    task.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort));
+    rejects.add(reject);
+    task.then(resolve, reject).finally(() => rejects.delete(reject));
   });
+}
+
+function listenTo(signal: AbortSignal): Set<(reason: unknown) => void> {
+  const rejects = new Set<(reason: unknown) => void>();
+  waiting.set(signal, rejects);
+  signal.addEventListener('abort', () => {
+    for (const reject of rejects) reject(signal.reason);
+  });
+  return rejects;
 }
