@@ -116,8 +116,8 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
       else behindSince = undefined;
       if (!scheduled) isDue = true;
       // What was in the way is out of it by this, as like as not.
-      if (failure?.error.code === 'SOURCE_CHANGED') retryAt = undefined;
-      alarm.wake();
+      if (failure?.error.code === 'SOURCE_CHANGED' && retryAt !== undefined) retry();
+      else alarm.wake();
     },
     due() {
       isDue = true;
@@ -151,9 +151,11 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
   };
 
   function retry(): void {
+    // With hours of its own it is tried only as long after one as it would be anyway.
+    const isTried = retryAt !== undefined || (isStopped && performance.now() < giveUpAt);
+    if (failure !== undefined && (!scheduled || isTried)) isDue = true;
     isStopped = false;
     retryAt = undefined;
-    if (failure !== undefined && !scheduled) isDue = true;
     alarm.wake();
   }
 

@@ -313,6 +313,45 @@ describe('a mirror with hours of its own', () => {
   });
 });
 
+describe('a mirror with hours of its own that has failed at one', () => {
+  test('is tried at once when somebody has seen to it, not at the next hour', async (t) => {
+    const { calls, current, worker, pass } = setUp(t, { scheduled: true });
+    worker.due();
+    await pass(1);
+    current().fail(down());
+    await pass(1);
+    worker.retry();
+    await pass(1);
+    assert.equal(calls.length, 2);
+    current().fail(new ServerError('MIRROR_AUTH', 'refused'));
+    await pass(1);
+    worker.retry();
+    await pass(1);
+    assert.equal(calls.length, 3);
+    current().fail(new ServerError('MIRROR_AUTH', 'refused'));
+    await pass(2 * hour);
+    worker.retry();
+    await pass(hour);
+    assert.equal(calls.length, 3, 'its hour is long over');
+  });
+
+  test('for a file that has changed here is tried with the next publication', async (t) => {
+    const { calls, current, publish, worker, pass } = setUp(t, { scheduled: true });
+    worker.due();
+    await pass(1);
+    current().fail(new ServerError('SOURCE_CHANGED', 'images/a has changed'));
+    await pass(1);
+    publish(two);
+    await pass(1);
+    assert.equal(calls.length, 2);
+    current().succeed();
+    await pass(1);
+    publish(one);
+    await pass(hour);
+    assert.equal(calls.length, 2);
+  });
+});
+
 describe('somebody who asks', () => {
   test('gets the result of a sync that began after that, and looks at everything', async (t) => {
     const { calls, current, worker, pass } = setUp(t, { scheduled: true });
