@@ -112,8 +112,9 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
   const working = loop();
   return {
     published() {
-      if (newest()?.id !== generation) behindSince ??= Date.now();
-      else behindSince = undefined;
+      const wanted = newest();
+      if (wanted?.id === generation) behindSince = undefined;
+      else if (wanted !== undefined) behindSince ??= Date.now();
       if (!scheduled) isDue = true;
       // What was in the way is out of it by this, as like as not.
       if (failure?.error.code === 'SOURCE_CHANGED' && retryAt !== undefined) retry();
@@ -247,8 +248,9 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
     try {
       const settings = { signal: AbortSignal.any(signals), repair, verified, onProgress: note };
       const check = await replicator.verify(() => newest() ?? wanted, settings);
+      if (check.sync === undefined && check.damage.length > 0) doubt();
+      else isDoubtful = false;
       if (check.sync !== undefined) succeeded(check.sync);
-      else if (check.damage.length > 0) doubt();
       return check;
     } catch (error) {
       if (leaving.signal.aborted && error === leaving.signal.reason) return undefined;
@@ -263,6 +265,7 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
   /** Has the next sync look closely; without hours of its own that is now. */
   function doubt(): void {
     isDoubtful = true;
+    behindSince ??= Date.now();
     if (!scheduled) isDue = true;
     alarm.wake();
   }
@@ -308,7 +311,7 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
   function failed(cause: unknown): void {
     const error = asServerError(cause);
     failures += 1;
-    behindSince ??= newest()?.id === generation ? undefined : Date.now();
+    if (isLacking()) behindSince ??= Date.now();
     isDoubtful ||= error.code === 'MIRROR_MISSING' || error.code === 'MIRROR_DAMAGED';
     const after = pauseAfter(error, { failures, random });
     isStopped = after === undefined;
@@ -329,7 +332,8 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
 
   function status(): ReturnType<MirrorWorker['status']> {
     const wanted = newest();
-    const versions = wanted && (wanted.id === generation ? 0 : replicator.lag(wanted));
+    const isThere = wanted?.id === generation && failure === undefined && !isDoubtful;
+    const versions = wanted && (isThere ? 0 : replicator.lag(wanted));
     const seconds =
       behindSince === undefined ? 0 : Math.max(0, Math.round((Date.now() - behindSince) / 1000));
     return {
@@ -353,8 +357,16 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
     if (doing !== undefined) return doing;
     if (isStopped) return 'stopped';
     if (failure !== undefined) return 'waiting';
-    if (generation === undefined) return 'unknown';
-    return newest()?.id === generation ? 'synced' : 'behind';
+    const wanted = newest();
+    if (generation === undefined || wanted === undefined) return 'unknown';
+    return wanted.id === generation && !isDoubtful ? 'synced' : 'behind';
+  }
+
+  /** Whether the mirror is known to lack something: also what it had before and has lost. */
+  function isLacking(): boolean {
+    const wanted = newest();
+    if (wanted === undefined) return false;
+    return wanted.id !== generation || (replicator.lag(wanted) ?? 0) > 0;
   }
 }
 

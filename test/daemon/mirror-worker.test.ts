@@ -221,6 +221,33 @@ describe('a mirror', () => {
     assert.equal(worker.status().lag.seconds, 0, 'what it lacked has been taken back');
   });
 
+  test('lags where it has lost what it had', async (t) => {
+    const { calls, current, worker, pass } = setUp(t);
+    await pass(1);
+    current().succeed();
+    while (calls.length === 1) await pass(minute);
+    current().fail(new ServerError('MIRROR_FULL', 'No room'));
+    await pass(1);
+    await pass(2 * second);
+    assert.deepEqual(worker.status().lag, { versions: 7, seconds: 2 });
+  });
+
+  test('is not said to be behind, nor in sync, before it is known what there is to have', async (t) => {
+    const kept = { generation: one.id, synced: start.toISOString() };
+    const { current, worker, publish, pass } = setUp(t, { generation: null, kept });
+    worker.published();
+    await pass(minute);
+    assert.deepEqual(
+      [worker.status().state, worker.status().lag, worker.state()],
+      ['unknown', { seconds: 0 }, kept],
+    );
+    publish(one);
+    await pass(1);
+    current().succeed();
+    await pass(1);
+    assert.equal(worker.status().state, 'synced');
+  });
+
   test('that only a hand can help waits for one', async (t) => {
     const refused = new ServerError('MIRROR_AUTH', 'Mirror eu: refused', { hint: 'let it in' });
     const { calls, current, publish, worker, logged, pass } = setUp(t);
@@ -311,6 +338,24 @@ describe('a mirror with hours of its own', () => {
     await pass(1);
     assert.equal(calls.length, tried + 1);
   });
+});
+
+test('a mirror with hours of its own is behind once damage was found on it', async (t) => {
+  const { current, worker, pass } = setUp(t, { scheduled: true });
+  worker.due();
+  await pass(1);
+  current().succeed();
+  await pass(1);
+  assert.equal(worker.status().state, 'synced');
+  await worker.verify({ repair: false });
+  await pass(2 * second);
+  const { state, lag } = worker.status();
+  assert.deepEqual([state, lag], ['behind', { versions: 7, seconds: 2 }]);
+  worker.due();
+  await pass(1);
+  current().succeed();
+  await pass(1);
+  assert.deepEqual(worker.status().lag, { versions: 0, seconds: 0 });
 });
 
 describe('a mirror with hours of its own that has failed at one', () => {
