@@ -91,6 +91,8 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
 
   /** Has a verification that is under way wait for what is due. */
   let makeWay = () => {};
+  /** Whether a sync waits for its turn: a verification that begins before it has to make way as well. */
+  let isWaiting = false;
   /** Ends what is under way. */
   let ongoing = new AbortController();
 
@@ -164,6 +166,7 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
     while (!ending.signal.aborted) {
       const wait = nextWait();
       if (wait <= 0) {
+        isWaiting = true;
         makeWay();
         await turns.take(sync);
       } else await alarm.at(performance.now() + Math.min(wait, longestWait));
@@ -182,6 +185,7 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
   }
 
   async function sync(): Promise<void> {
+    isWaiting = false;
     const wanted = newest();
     if (wanted === undefined || ending.signal.aborted) return;
     const asking = waiters.all();
@@ -235,15 +239,15 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
     const began = performance.now();
     const leaving = new AbortController();
     let timer: NodeJS.Timeout | undefined;
-    makeWay = () => {
-      timer ??= setTimeout(
-        () => {
-          // What it has begun to mend it brings to its end.
-          if (!repair || progress?.stage === 'check') leaving.abort(new Error('something is due'));
-        },
-        Math.max(0, began + shortestRead - performance.now()),
-      );
+    const leave = () => {
+      // What it has begun to mend it brings to its end; before it reads it cannot be told from that.
+      if (!repair || progress?.stage === 'check') leaving.abort(new Error('something is due'));
+      else timer = setTimeout(leave, shortestRead);
     };
+    makeWay = () => {
+      timer ??= setTimeout(leave, Math.max(0, began + shortestRead - performance.now()));
+    };
+    if (isWaiting) makeWay();
     const signals = [ongoing.signal, leaving.signal, ...(signal ? [signal] : [])];
     try {
       const settings = { signal: AbortSignal.any(signals), repair, verified, onProgress: note };

@@ -460,6 +460,43 @@ describe('somebody who asks', () => {
     assert.equal(checks[1]?.verified, checks[0]?.verified, 'it goes on where it was');
   });
 
+  test('makes way as well where the verification began when the sync was waiting already', async (t) => {
+    const { calls, checks, current, hang, publish, worker, pass } = setUp(t);
+    await pass(1);
+    current().succeed();
+    hang(true);
+    const asked = [worker.verify({ repair: false }), worker.verify({ repair: false })];
+    await pass(second);
+    publish(two);
+    await pass(11 * second);
+    assert.deepEqual([checks.length, calls.length], [2, 1]);
+    await pass(11 * second);
+    assert.equal(calls.length, 2);
+    hang(false);
+    current().succeed();
+    await Promise.all(asked);
+  });
+
+  test('makes way with a verification that mends as soon as that reads', async (t) => {
+    const { calls, checks, current, hang, publish, worker, pass } = setUp(t);
+    await pass(1);
+    current().succeed();
+    hang(true);
+    const asked = worker.verify({ repair: true });
+    await pass(second);
+    const counts = { files: { done: 0, total: 1 }, bytes: { done: 0, total: 1 } };
+    checks[0]?.onProgress?.({ stage: 'look', ...counts });
+    publish(two);
+    await pass(15 * second);
+    assert.equal(calls.length, 1);
+    checks[0]?.onProgress?.({ stage: 'check', ...counts });
+    await pass(10 * second);
+    assert.equal(calls.length, 2);
+    hang(false);
+    current().succeed();
+    await asked;
+  });
+
   test('brings to its end what a verification has begun to mend', async (t) => {
     const { checks, current, hang, publish, worker, pass } = setUp(t);
     await pass(1);
