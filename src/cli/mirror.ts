@@ -3,7 +3,7 @@ import picocolors from 'picocolors';
 import type { MirrorConfig } from '../config.js';
 import type { MirrorOutcome } from '../daemon/replication.js';
 import type { DaemonStatus, MirrorStatus } from '../daemon/status.js';
-import { createMirrorStates } from '../disk/mirror-states.js';
+import { createMirrorStates, ofPlace } from '../disk/mirror-states.js';
 import { exitCodes, ServerError } from '../errors.js';
 import { acceptHostKey, type ShownKey, showHostKey } from '../mirror/trust.js';
 import { callDaemon } from '../server/control-client.js';
@@ -35,7 +35,7 @@ export async function list({ config, json, print, colour, signal }: Command): Pr
 async function kept({ paths, mirrors }: Command['config']): Promise<MirrorStatus[]> {
   const known = await createMirrorStates({ stateDir: paths.state }).load();
   return mirrors.map((mirror) => {
-    const { generation, synced, behind } = known.get(mirror.name) ?? {};
+    const { generation, synced, behind } = ofPlace(mirror, known.get(mirror.name)) ?? {};
     const seconds = behind === undefined ? 0 : Math.round((Date.now() - Date.parse(behind)) / 1000);
     return {
       name: mirror.name,

@@ -4,7 +4,7 @@ import { isDeepStrictEqual } from 'node:util';
 import type { Config, MirrorConfig } from '../config.js';
 import { createListCache } from '../disk/list-cache.js';
 import { masterOf } from '../disk/master.js';
-import { createMirrorStates, type MirrorState } from '../disk/mirror-states.js';
+import { createMirrorStates, type MirrorState, ofPlace, placeOf } from '../disk/mirror-states.js';
 import { createSharedFiles } from '../disk/shared-files.js';
 import { ServerError } from '../errors.js';
 import type { Logger } from '../log.js';
@@ -145,19 +145,22 @@ export function createReplication(options: ReplicationOptions): Replication {
     kept ??= await states.load();
     const isAsBefore = (config: MirrorConfig) => {
       const known = members.get(config.name);
-      return isDeepStrictEqual(known?.config, config) && known?.grace === grace;
+      if (known === undefined || known.grace !== grace) return false;
+      return isDeepStrictEqual(workOf(known.config), workOf(config));
     };
     const same = new Set(mirrors.filter(isAsBefore).map(({ name }) => name));
     const gone = [...members.values()].filter(({ config }) => !same.has(config.name));
     await Promise.all(gone.map(end));
-    const before = new Map(members);
-    members.clear();
+    const next: Member[] = [];
     for (const config of mirrors) {
-      const known = same.has(config.name) ? before.get(config.name) : undefined;
+      const known = same.has(config.name) ? members.get(config.name) : undefined;
       // What was in its way may be out of it: a key in a file, a folder on the mirror.
       known?.worker.retry();
-      members.set(config.name, known ?? (await begin(config, grace)));
+      next.push(known ? { ...known, config } : await begin(config, grace));
     }
+    // At once: somebody may ask for one at any moment.
+    members.clear();
+    for (const member of next) members.set(member.config.name, member);
     await keepHours();
     if (members.size > 0) await takeNewest();
     else newest = undefined;
@@ -184,7 +187,7 @@ export function createReplication(options: ReplicationOptions): Replication {
       replicator,
       newest: () => newest,
       scheduled: byHand || config.schedule !== '',
-      kept: kept?.get(name),
+      kept: ofPlace(config, kept?.get(name)),
       log,
       onChange: changed,
     });
@@ -194,7 +197,7 @@ export function createReplication(options: ReplicationOptions): Replication {
   async function end({ config, mirror, worker }: Member): Promise<void> {
     await worker.close();
     await mirror.close();
-    kept?.set(config.name, worker.state());
+    kept?.set(config.name, stateOf({ config, worker }));
   }
 
   /** Has those with hours of their own be told of them: on a schedule apart, so that no other job holds them up. */
@@ -226,16 +229,22 @@ export function createReplication(options: ReplicationOptions): Replication {
     if (isClosed) return;
     saving ??= setTimeout(() => {
       saving = undefined;
-      void save();
+      void turns.take(save);
     }, saveMs);
   }
 
   async function save(): Promise<void> {
     if (members.size === 0) return;
-    const now = [...members.values()].map(({ config, worker }) => {
-      return [config.name, worker.state()] as const;
+    const now = [...members.values()].map((member) => {
+      return [member.config.name, stateOf(member)] as const;
     });
-    await states.save(new Map(now));
+    // Who works by hand has only the mirrors that were named.
+    const others = byHand ? (kept ?? []) : [];
+    await states.save(new Map([...others, ...now]));
+  }
+
+  function stateOf({ config, worker }: Pick<Member, 'config' | 'worker'>): MirrorState {
+    return { place: placeOf(config), ...worker.state() };
   }
 
   function statusOf({ config, worker }: Member): MirrorStatus {
@@ -251,4 +260,9 @@ export function createReplication(options: ReplicationOptions): Replication {
       ...(next !== undefined && { next }),
     };
   }
+}
+
+/** What a mirror is begun anew for where it has changed; by all else its work does not go. */
+function workOf({ url, weight, networks, schedule, ...work }: MirrorConfig) {
+  return { ...work, isScheduled: schedule !== '' };
 }

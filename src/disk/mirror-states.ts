@@ -7,10 +7,13 @@ import { join } from 'node:path';
 import * as v from 'valibot';
 import { systemCode } from '../errors.js';
 import type { Logger } from '../log.js';
+import { formatHostPort, type HostPort } from '../units.js';
 import { makeFolder, writeError, writeFileAtomically } from './files.js';
 
 /** What is kept of a mirror; times are ISO 8601 in UTC. */
 export interface MirrorState {
+  /** What this is known of: see {@link placeOf}. */
+  place?: string | undefined;
   /** What it had last: SHA-256 of `images.json`. */
   generation?: string | undefined;
   /** When it last had the newest generation. */
@@ -27,11 +30,25 @@ export interface MirrorStates {
 }
 
 const stateSchema = v.object({
+  place: v.optional(v.string()),
   generation: v.optional(v.string()),
   synced: v.optional(v.pipe(v.string(), v.isoTimestamp())),
   behind: v.optional(v.pipe(v.string(), v.isoTimestamp())),
 });
 const fileSchema = v.object({ mirrors: v.record(v.string(), stateSchema) });
+
+/** Where a mirror is: one that moves becomes another, whatever it is called. */
+export function placeOf({ remote, root }: { remote: HostPort; root: string }): string {
+  return `${formatHostPort(remote)} ${root}`;
+}
+
+/** `state`, if it is that of a mirror at this place. */
+export function ofPlace(
+  mirror: Parameters<typeof placeOf>[0],
+  state: MirrorState | undefined,
+): MirrorState | undefined {
+  return state?.place === placeOf(mirror) ? state : undefined;
+}
 
 export function createMirrorStates({
   stateDir,

@@ -223,6 +223,55 @@ describe('a mirror', sshd, () => {
     await assertMirrored(root, server.folder);
   });
 
+  test('goes on with what it does where only what clients need of it has changed', async (t) => {
+    const { root, server, daemon, reconfigure } = await setUp(t, { more: ['bandwidth = "2MiB"'] });
+    await addVersion(root, first, {
+      ...(await splitImage('large')),
+      'rootfs.squashfs': squashfs('large', 6 * 2 ** 20),
+    });
+    const workNow = async () => (await statusOf(daemon)).work;
+    while (((await workNow())?.bytes.done ?? 0) < 2 ** 20) await daemon.call('status');
+    const more = ['bandwidth = "2MiB"', 'weight = 7', 'networks = ["10.0.0.0/8"]'];
+    const table = mirrorTable(server.config, { more });
+    await reconfigure(table.replace('https://eu.example.org', 'https://eu.example.net'));
+    const { url, work } = await statusOf(daemon);
+    assert.equal(url, 'https://eu.example.net');
+    assert.ok((work?.bytes.done ?? 0) >= 2 ** 20, 'it goes on where it was');
+    await mirrored(daemon, { root, folder: server.folder });
+  });
+
+  test('that has moved is not taken for what it was', async (t) => {
+    const { root, server, daemon, call, reconfigure } = await setUp(t);
+    await addVersion(root, first);
+    await mirrored(daemon, { root, folder: server.folder });
+    await reconfigure(mirrorTable(server.config, { root: '/nowhere' }));
+    await daemon.event('cannot bring the mirror up to date; it is tried again');
+    const { generation, synced, lag } = await statusOf(daemon);
+    assert.deepEqual([generation, synced, lag.versions], [undefined, undefined, undefined]);
+    await daemon.end();
+    await daemonConfig(root, { config: mirrorTable(server.config, { root: '/elsewhere' }) });
+    assert.match((await call('mirror', 'list')).stdout, /\neu +unknown +\? +never/);
+  });
+
+  test('that is synced by hand leaves what is known of the others', async (t) => {
+    const { root, server, daemon, call } = await setUp(t);
+    await addVersion(root, first);
+    await mirrored(daemon, { root, folder: server.folder });
+    await daemon.end();
+    const other = await createSftpServer(t);
+    const config = `${mirrorTable(server.config)}\n${mirrorTable(other.config, { name: 'us' })}`;
+    await daemonConfig(root, { config });
+    assert.equal((await call('mirror', 'sync', 'us')).code, 0);
+    const listed = JSON.parse((await call('mirror', 'list', '--json')).stdout) as MirrorStatus[];
+    assert.deepEqual(
+      listed.map(({ name, generation }) => [name, generation === undefined]),
+      [
+        ['eu', false],
+        ['us', false],
+      ],
+    );
+  });
+
   test('is told of by "mirror list", with a daemon and without', async (t) => {
     const { root, server, daemon, call } = await setUp(t);
     await addVersion(root, first);
