@@ -3,6 +3,7 @@
  * The executable: arguments, configuration, logger, verb, exit code.
  * The only place that prints, and that ends the process.
  */
+import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline/promises';
 import { CommanderError } from 'commander';
@@ -87,6 +88,7 @@ async function run<Options extends object>(
     return next.config;
   };
 
+  const signal = interruption();
   return verb(
     {
       version: version(),
@@ -96,8 +98,8 @@ async function run<Options extends object>(
       print: (text) => stdout.write(`${text}\n`),
       terminal: stderr.isTTY && options.json !== true ? stderr : undefined,
       colour: stdout.isTTY === true && !plain,
-      ask: stdin.isTTY && stderr.isTTY && options.json !== true ? ask : undefined,
-      signal: interruption(),
+      ask: stdin.isTTY && stderr.isTTY && options.json !== true ? asker(signal) : undefined,
+      signal,
       reload,
       onHangup,
     },
@@ -106,13 +108,23 @@ async function run<Options extends object>(
 }
 
 /** Asks on standard error, for the results on standard output may go elsewhere. */
-async function ask(question: string): Promise<string> {
-  const terminal = createInterface({ input: process.stdin, output: process.stderr });
-  try {
-    return await terminal.question(question);
-  } finally {
-    terminal.close();
-  }
+function asker(signal: AbortSignal): (question: string) => Promise<string> {
+  return async (question) => {
+    const terminal = createInterface({ input: process.stdin, output: process.stderr });
+    // At the end of the input there is no answer, and no error either.
+    const over = once(terminal, 'close').then(() => undefined);
+    const left = () => new ServerError('INTERRUPTED', 'Interrupted');
+    try {
+      const answer = await Promise.race([terminal.question(question, { signal }), over]);
+      if (answer === undefined) throw left();
+      return answer;
+    } catch (error) {
+      // Ctrl-C and Ctrl-D come as keys, not as signals.
+      throw error instanceof Error && error.name === 'AbortError' ? left() : error;
+    } finally {
+      terminal.close();
+    }
+  };
 }
 
 /** Keeps SIGHUP from ending the process, and gives what names its listener; one that came before waits for it. */

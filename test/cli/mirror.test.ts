@@ -17,8 +17,8 @@ import { createSftpServer } from '../support/sftp-mirror.js';
 import { uploadPrograms } from '../support/slow-upload.js';
 import { temporaryFolder } from '../support/temporary.js';
 
-/** Runs the command on a terminal of its own (script(1)), and types `answer` when it is asked. */
-async function onTerminal(args: readonly string[], answer: string) {
+/** Runs the command on a terminal of its own (script(1)), and types `keys` when it is asked. */
+async function onTerminal(args: readonly string[], keys: string) {
   const command = [process.execPath, cli, ...args].map((word) => `'${word}'`).join(' ');
   const child = spawn('script', ['-qefc', command, '/dev/null'], {
     stdio: ['pipe', 'pipe', 'inherit'],
@@ -29,7 +29,7 @@ async function onTerminal(args: readonly string[], answer: string) {
     said += chunk;
     if (isAnswered || !said.includes('Trust this key?')) return;
     isAnswered = true;
-    child.stdin.end(`${answer}\n`);
+    child.stdin.end(keys);
   });
   const [code] = await once(child, 'close');
   return { code: code as number, said };
@@ -50,16 +50,29 @@ describe('"mirror trust" on a terminal', needs(...uploadPrograms, 'script'), () 
   for (const answer of ['no', '', 'y', 'yesno']) {
     test(`trusts nothing on the answer "${answer}"`, async (t) => {
       const { known, args } = await unknownMirror(t);
-      const { code, said } = await onTerminal(args, answer);
+      const { code, said } = await onTerminal(args, `${answer}\n`);
       assert.equal(code, 1, said);
       assert.match(said, /The host key of mirror eu is not trusted; nothing was changed/);
       await assert.rejects(access(known), { code: 'ENOENT' });
     });
   }
 
+  for (const [name, keys] of [
+    ['Ctrl-C', '\x03'],
+    ['Ctrl-D', '\x04'],
+  ] as const) {
+    test(`is interrupted by ${name}, and trusts nothing`, async (t) => {
+      const { known, args } = await unknownMirror(t);
+      const { code, said } = await onTerminal(args, keys);
+      assert.equal(code, 130, said);
+      assert.match(said, /error: Interrupted/);
+      await assert.rejects(access(known), { code: 'ENOENT' });
+    });
+  }
+
   test('shows the key, asks, and records it on the answer "yes"', async (t) => {
     const { server, known, args } = await unknownMirror(t);
-    const { code, said } = await onTerminal(args, 'yes');
+    const { code, said } = await onTerminal(args, 'yes\n');
     assert.equal(code, 0, said);
     assert.match(
       said,
