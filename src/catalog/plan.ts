@@ -17,7 +17,8 @@
  *     moments, for all else is there by now.
  *  5. **publish** the documents, `images.json` before `index.json`.
  *  6. **record** it in the manifest: what is there, and what no document names from now on.
- *  7. **remove** what no document has named for the grace time: clients keep an index for an hour.
+ *  7. **remove** what no document has named for the grace time: clients keep an index for an hour. Of a generation
+ *     without any files nothing is removed.
  *
  * A mirror that is full could wait for ever like that: old versions would go only after new ones have found room.
  * There the documents are brought to what is whole by now before (3), and what is due is removed; so the grace time
@@ -88,8 +89,16 @@ export function nextStage(
     retractIf(missing.size > 0, missing, wanted, present) ??
     publish(wanted, present) ??
     record(wanted, present, options) ??
-    remove(present, options)
+    (mayRemove(wanted) ? remove(present, options) : undefined)
   );
+}
+
+/**
+ * Where nothing at all is wanted, more likely the file system of the images is not mounted than that all of them
+ * were removed: what a mirror has goes once something is published again.
+ */
+function mayRemove({ files }: Pick<Wanted, 'files'>): boolean {
+  return files.size > 0;
 }
 
 /** Whether there is, or will be, something to remove before anything is sent. */
@@ -120,7 +129,12 @@ export function nextDocuments(
 }
 
 /** When the next file is due to be removed, in milliseconds since 1970. */
-export function nextRemoval(entries: Entries, { grace }: { grace: number }): number | undefined {
+export function nextRemoval(
+  wanted: Pick<Wanted, 'files'>,
+  { entries }: Pick<Present, 'entries'>,
+  { grace }: { grace: number },
+): number | undefined {
+  if (!mayRemove(wanted)) return undefined;
   let earliest: number | undefined;
   for (const { since } of entries.values()) {
     if (since !== undefined) earliest = Math.min(earliest ?? since, since);

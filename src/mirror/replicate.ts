@@ -156,7 +156,7 @@ async function bringUpToDate(work: Work, present: Present): Promise<SyncResult> 
     else if (knowledge.isLittered) await tidyAtLast(work, present);
     else {
       knowledge.isFull = false;
-      const again = nextRemoval(present.entries, { grace });
+      const again = nextRemoval(generation, present, { grace });
       return { generation: generation.id, ...result, again };
     }
     if (isOld(work, generation)) knowledge.isLittered = true;

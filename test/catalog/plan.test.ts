@@ -130,15 +130,17 @@ function assertConverged(mirror: ModelMirror, wanted: ModelGeneration): void {
   }
 }
 
-/** Lets the grace time go by; then a close look leaves nothing but the generation. */
+/** Lets the grace time go by; then a close look leaves nothing but the generation, or all where that has nothing. */
 function assertCleanInTheEnd(mirror: ModelMirror, wanted: ModelGeneration): void {
+  const before = [...mirror.files.keys()].sort();
   for (let round = 0; round < 2; round++) {
     goThrough(mirror, { start: wanted, happenings: [], random: () => 0 });
     for (let second = 0; second <= grace / 1000; second++) mirror.tick();
     watch(mirror);
   }
   goThrough(mirror, { start: wanted, happenings: [], random: () => 0 });
-  assert.deepEqual([...mirror.files.keys()].sort(), [...wanted.tree.keys()].sort());
+  const left = wanted.tree.size > 0 ? [...wanted.tree.keys()].sort() : before;
+  assert.deepEqual([...mirror.files.keys()].sort(), left);
 }
 
 const course = fc.record({
@@ -340,17 +342,15 @@ describe('the stages', () => {
   test('remove at the end of the grace time, not a moment before, and never outside the images', () => {
     const mirror = modelMirror();
     mirror.files.set('backup/x', { content: 'a1', mtime: 1 });
-    stagesTo(mirror, plain([[at('20260101'), 'a1']]));
-    const wanted = plain([]);
+    const kept: [string, Content] = [at('20260102'), 'b1'];
+    stagesTo(mirror, plain([[at('20260101'), 'a1'], kept]));
+    const wanted = plain([kept]);
     stagesTo(mirror, wanted);
     const present = mirror.look(wanted, false);
-    present.entries.set('backup/x', { size: 1, since: 0 });
-    const due = nextRemoval(new Map([[at('20260101'), { size: 1, since: mirror.now() }]]), {
-      grace,
-    });
+    assert.equal(present.entries.get(at('20260101'))?.since, mirror.now());
+    const due = nextRemoval(wanted, present, { grace });
     assert.equal(due, mirror.now() + grace);
-    const [, since] = [...present.entries].find(([path]) => path.startsWith('images/')) ?? [];
-    assert.equal(since?.since, mirror.now());
+    present.entries.set('backup/x', { size: 1, since: 0 });
     const plan = (now: number) => {
       const settings = { ...optionsFor(mirror, wanted), now };
       const recorded = present.recorded && { ...present.recorded, entries: present.entries };
@@ -361,6 +361,19 @@ describe('the stages', () => {
     assert.ok(stage?.do === 'remove');
     assert.deepEqual(stage.files, [at('20260101')]);
     assert.equal(stage.record.entries.has(at('20260101')), false);
+  });
+
+  test('remove nothing while nothing is published, and what is gone by then once something is', () => {
+    const mirror = modelMirror();
+    stagesTo(mirror, plain([[at('20260101'), 'a1']]));
+    const nothing = plain([]);
+    stagesTo(mirror, nothing);
+    for (let second = 0; second <= grace / 1000; second++) mirror.tick();
+    assert.deepEqual(stagesTo(mirror, nothing), []);
+    assert.equal(nextRemoval(nothing, mirror.look(nothing, false), { grace }), undefined);
+    assert.equal(mirror.files.has(at('20260101')), true);
+    stagesTo(mirror, plain([[at('20260102'), 'b1']]));
+    assert.deepEqual([...mirror.files.keys()], [at('20260102')]);
   });
 
   test('have the manifest forget a file before its name gets other content', () => {

@@ -491,14 +491,16 @@ describe('whatever fails', () => {
         if (++removals === 3) throw lost();
       },
     });
-    const replicator = startMaster(mirror, () => small, { now: () => now });
-    await replicator.sync(() => generationOf(small));
-    await replicator.sync(() => generationOf({}));
+    const left = { 'z/20260101/root.squashfs': 'left' };
+    const tree = { ...small, ...left };
+    const replicator = startMaster(mirror, () => tree, { now: () => now });
+    await replicator.sync(() => generationOf(tree));
+    await replicator.sync(() => generationOf(left));
     now += grace;
-    await assert.rejects(replicator.sync(() => generationOf({})));
-    assert.equal(Object.keys(imagesOn(mirror)).length, 4);
-    await replicator.sync(() => generationOf({}));
-    assert.deepEqual(imagesOn(mirror), {});
+    await assert.rejects(replicator.sync(() => generationOf(left)));
+    assert.equal(Object.keys(imagesOn(mirror)).length, 5);
+    await replicator.sync(() => generationOf(left));
+    assert.deepEqual(imagesOn(mirror), expected(left));
   });
 
   test('content that was left with two names is not written over under one of them', async () => {
