@@ -11,6 +11,7 @@ import { type Credentials, loadCredentials } from './credentials.js';
 import {
   describeHostKey,
   type HostKey,
+  type HostTrust,
   hostKeyAlgorithms,
   loadHostTrust,
   type TrustOptions,
@@ -173,17 +174,29 @@ function createRunner({ name, parallel }: { name: string; parallel: number }) {
   }
 }
 
+export interface SeenOptions {
+  /** Asks as a login would, which a server may have keys of several kinds for; gives one that is accepted. */
+  trust?: HostTrust;
+  stallMs?: number;
+  signal?: AbortSignal | undefined;
+}
+
 /** What the server of a mirror shows as its host key; nothing is asked of it beyond that. */
 export async function seenHostKey(
   config: Pick<SftpMirrorConfig, 'name' | 'remote' | 'user'>,
-  options: { stallMs?: number; signal?: AbortSignal } = {},
+  options: SeenOptions = {},
 ): Promise<HostKey> {
-  const { stallMs = defaultStallMs, signal } = options;
+  const { stallMs = defaultStallMs, signal, trust: wanted } = options;
   let seen: HostKey | undefined;
+  let isAccepted = false;
   const trust = {
-    attempts: [hostKeyAlgorithms],
+    attempts: wanted?.attempts ?? [hostKeyAlgorithms],
     judge: (key: Buffer) => {
-      seen = describeHostKey(key);
+      if (!isAccepted) {
+        isAccepted = wanted !== undefined && wanted.judge(key) === undefined;
+        if (isAccepted) seen = describeHostKey(key);
+        else seen ??= describeHostKey(key);
+      }
       return new ServerError('MIRROR_AUTH', 'Only the host key was asked for');
     },
   };

@@ -26,10 +26,8 @@ export async function showHostKey(
   config: TrustConfig,
   options: { signal?: AbortSignal } = {},
 ): Promise<ShownKey> {
-  const [{ key, type, fingerprint }, trust] = await Promise.all([
-    seenHostKey(config, options),
-    loadHostTrust(config),
-  ]);
+  const trust = await loadHostTrust(config);
+  const { key, type, fingerprint } = await seenHostKey(config, { ...options, trust });
   const refusal = trust.judge(key);
   return {
     type,
@@ -55,12 +53,17 @@ export async function acceptHostKey(
       hint: `if it is another now, set host_key = "${fingerprint}"`,
     });
   }
-  const seen = await seenHostKey(config, signal === undefined ? {} : { signal });
+  const trust = await loadHostTrust(config);
+  const seen = await seenHostKey(config, { trust, signal });
   if (seen.fingerprint !== fingerprint.replace(/=+$/, '')) {
     const text = `Mirror ${name} shows another host key now: ${seen.type} ${seen.fingerprint}`;
     throw new ServerError('MIRROR_AUTH', text, {
       hint: 'compare it with the one that the mirror itself has',
     });
   }
-  if (hostKey === undefined) await recordHostKey(knownHostsFile(config), { remote, key: seen.key });
+  if (hostKey !== undefined) return;
+  await recordHostKey(knownHostsFile(config), { remote, key: seen.key });
+  // What is marked as revoked stays so, whatever else is written down.
+  const refusal = (await loadHostTrust(config)).judge(seen.key);
+  if (refusal !== undefined) throw refusal;
 }
