@@ -7,7 +7,14 @@ import { readFile } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
 import { parse, TomlError } from 'smol-toml';
 import * as v from 'valibot';
-import { dotted, problemOf, problemsError, shown, type Table } from './config/problems.js';
+import {
+  dotted,
+  type Problem,
+  problemOf,
+  problemsError,
+  shown,
+  type Table,
+} from './config/problems.js';
 import { configSchema, type FileConfig } from './config/schema.js';
 import { sortOut } from './config/sort-out.js';
 import { ServerError, systemCode, systemText } from './errors.js';
@@ -147,7 +154,25 @@ export function parseConfig(text: string, options: { file: string }): LoadedConf
   problems.push(...(result.issues ?? []).map((issue) => problemOf(issue, mirrorPaths)));
   if (problems.length > 0 || !result.success) throw problemsError(file, text, problems);
   const warnings = oldLogging.length > 0 ? [loggingWarning(file, oldLogging)] : [];
-  return { config: toConfig(result.output), file, warnings };
+  const config = toConfig(result.output);
+  const same = sameMirrors(config.mirrors, mirrorPaths);
+  if (same.length > 0) throw problemsError(file, text, same);
+  return { config, file, warnings };
+}
+
+/** Mirrors that are one under several names: each would take what the others send for its own. */
+function sameMirrors(mirrors: readonly MirrorConfig[], paths: string[][]): Problem[] {
+  const names = new Map<string, string>();
+  return mirrors.flatMap(({ name, user, remote: { host, port }, root }, at) => {
+    const place = JSON.stringify([user, host.toLowerCase(), port, root.replace(/\/+$/, '')]);
+    const first = names.get(place);
+    if (first === undefined) names.set(place, name);
+    if (first === undefined) return [];
+    const text = `mirror ${shown(name)} is the same as ${shown(first)}: user, remote and root`;
+    return [
+      { path: paths[at] ?? [], text, hint: 'drop one of them, or give it a root of its own' },
+    ];
+  });
 }
 
 function loggingWarning(file: string, keys: string[]): string {

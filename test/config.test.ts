@@ -129,15 +129,16 @@ describe('mirrors', () => {
   });
 
   test("of the earlier server's manual stand at the top and count like [mirrors.NAME]", () => {
-    const old = ['mirror1', 'mirror2'].map((name) => `  [${name}]\n${keys}`).join('');
-    const now = ['mirror1', 'mirror2'].map((name) => `[mirrors.${name}]\n${keys}`).join('');
+    const named = (name: string) => `${keys}remote = "${name}.example.org"\n`;
+    const old = ['mirror1', 'mirror2'].map((name) => `  [${name}]\n${named(name)}`).join('');
+    const now = ['mirror1', 'mirror2'].map((name) => `[mirrors.${name}]\n${named(name)}`).join('');
     const { config, warnings } = parse(`[mirrors]\n${old}`);
     assert.deepEqual(config, parse(now).config);
     assert.deepEqual(warnings, []);
   });
 
   test('of both forms stand side by side, but not under one name', () => {
-    const { config } = parse(`[mirrors.a]\n${keys}[mirror1]\n${keys}`);
+    const { config } = parse(`[mirrors.a]\n${keys}[mirror1]\n${keys}root = "/srv/other"\n`);
     assert.deepEqual(
       config.mirrors.map(({ name }) => name),
       ['a', 'mirror1'],
@@ -146,6 +147,17 @@ describe('mirrors', () => {
       lines: [`${file}:4: mirror "mirror1" is defined twice`],
       hint: 'rename it, or drop [mirrors.mirror1]',
     });
+  });
+
+  test('that are one under two names are refused', () => {
+    const twice = (more: string) => `[mirrors.a]\n${keys}[mirrors.b]\n${keys}${more}`;
+    assert.deepEqual(complaints(twice('root = "/var/www/simplestreams/"\n')), {
+      lines: [`${file}:4: mirror "b" is the same as "a": user, remote and root`],
+      hint: 'drop one of them, or give it a root of its own',
+    });
+    for (const more of ['root = "/srv/b"', 'user = "b"', 'remote = "other.example.org"']) {
+      assert.equal(parse(twice(`${more}\n`)).config.mirrors.length, 2);
+    }
   });
 
   test('that could not name a file of the state folder are refused', () => {
@@ -157,7 +169,8 @@ describe('mirrors', () => {
   });
 
   test('may have the name of an inherited property', () => {
-    const { mirrors } = parse(`[mirrors.constructor]\n${keys}[mirrors.toString]\n${keys}`).config;
+    const text = `[mirrors.constructor]\n${keys}[mirrors.toString]\n${keys}root = "/srv"`;
+    const { mirrors } = parse(text).config;
     assert.deepEqual(
       mirrors.map(({ name }) => name),
       ['constructor', 'toString'],
