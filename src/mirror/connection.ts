@@ -93,7 +93,10 @@ async function login(
   signal?.throwIfAborted();
   const socket = connect({ ...remote, noDelay: true });
   const late = setTimeout(() => socket.destroy(new Error('no answer in time')), stallMs);
-  const abort = () => socket.destroy();
+  // Without an error, whoever waits for the connection would do so for ever.
+  const abort = () => socket.destroy(new Error('the login was broken off'));
+  // Those who wait are told; at any moment there may be none.
+  socket.on('error', () => {});
   signal?.addEventListener('abort', abort);
   try {
     await once(socket, 'connect');

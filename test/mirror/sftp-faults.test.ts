@@ -5,11 +5,13 @@ import { mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, type TestContext, test } from 'node:test';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import * as fc from 'fast-check';
 import { createLogger, type Logger } from '../../src/log.js';
 import { type PutSource, resumeWindow } from '../../src/mirror/mirror.js';
 import { seenHostKey } from '../../src/mirror/sftp.js';
 import { outcome, run } from '../support/command.js';
+import { deafPort } from '../support/deaf-port.js';
 import { createDelayProxy } from '../support/delay-proxy.js';
 import { mounting } from '../support/mounting.js';
 import { needs, needsRoot } from '../support/programs.js';
@@ -134,6 +136,20 @@ describe('logging in', programs, () => {
     const knownHosts = join(home, 'hosts');
     await writeFile(knownHosts, `[127.0.0.1]:${port} ${await readFile(`${rsa}.pub`)}`);
     assert.equal((await open({ config: { knownHosts } }).stat(''))?.kind, 'folder');
+  });
+
+  test('ends at once when it is closed while it waits for a host that does not answer', async (t) => {
+    const { open } = await createSftpServer(t);
+    const { port, waiting } = await deafPort(t);
+    const before = await waiting();
+    const mirror = open({ config: { remote: { host: '127.0.0.1', port } } });
+    const leaving = new AbortController();
+    const asked = mirror.stat('', { signal: leaving.signal });
+    while ((await waiting()) === before) await nextTurn();
+    leaving.abort(new Error('leaving'));
+    await assert.rejects(asked, /leaving/);
+    await mirror.close();
+    assert.equal(await waiting(), before);
   });
 
   test('fails where nothing listens, and where what listens says nothing', async (t) => {
