@@ -1,5 +1,6 @@
 /** All mirrors: each with a worker of its own, all fed from the same generations and the same open files. */
-import { relative } from 'node:path';
+import { readFile } from 'node:fs/promises';
+import { join, relative } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import type { Config, MirrorConfig } from '../config.js';
 import { createListCache } from '../disk/list-cache.js';
@@ -179,6 +180,7 @@ export function createReplication(options: ReplicationOptions): Replication {
       images: relative(paths.root, paths.images),
       grace,
       openSource: files.openSource,
+      isHere: async (path, content) => (await readHere(path)) === content,
       cache,
       log,
     });
@@ -192,6 +194,11 @@ export function createReplication(options: ReplicationOptions): Replication {
       onChange: changed,
     });
     return { config, grace, mirror, worker };
+  }
+
+  /** A file of the master's root; `undefined` where it cannot be read, which is as good as none. */
+  async function readHere(path: string): Promise<string | undefined> {
+    return await readFile(join(paths.root, path), 'utf8').catch(() => undefined);
   }
 
   async function end({ config, mirror, worker }: Member): Promise<void> {

@@ -22,6 +22,8 @@ export interface Knowledge {
   isDoubtful: boolean;
   /** Whether there was no room the last time. */
   isFull: boolean;
+  /** Whether it is known that the mirror is not the master itself. */
+  isApart: boolean;
 }
 
 export function createKnowledge(): Knowledge {
@@ -35,6 +37,7 @@ export function createKnowledge(): Knowledge {
     isLittered: true,
     isDoubtful: false,
     isFull: false,
+    isApart: false,
   };
 }
 

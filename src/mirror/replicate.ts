@@ -6,6 +6,7 @@
 import { canMakeRoom, nextRemoval, nextStage, type Stage } from '../catalog/plan.js';
 import type { Present } from '../catalog/present.js';
 import { ServerError } from '../errors.js';
+import { checkApart } from './apart.js';
 import { checkFiles } from './check-files.js';
 import type { Generation } from './generation.js';
 import { createKnowledge, createLagMeter, type Knowledge } from './knowledge.js';
@@ -139,6 +140,7 @@ async function learning<T>(knowledge: Knowledge, change: () => Promise<T>): Prom
 async function bringUpToDate(work: Work, present: Present): Promise<SyncResult> {
   const { newest, knowledge, grace, images, signal, now = Date.now } = work;
   const result = { sent: { files: 0, bytes: 0 }, adopted: 0, removed: 0 };
+  await checkApart(work);
   if (present.recorded === undefined) await claimMirror(work, present);
   if (knowledge.isLittered) {
     // Documents and the manifest need some room as well, before anything can be removed.

@@ -22,6 +22,8 @@ export interface ReplicatorOptions {
   openSource: OpenSource;
   cache: ListCache;
   log: Logger;
+  /** Whether a file of the mirror, by its path below the root, stands with this content in the master's own root. */
+  isHere?: (path: string, content: string) => Promise<boolean>;
   /** How often to record what has been sent, in milliseconds. Default: 5,000. */
   recordEvery?: number;
   /** Bytes of large files that may be under way at once. Default: four times `resumeWindow`. */

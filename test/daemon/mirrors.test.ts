@@ -1,6 +1,6 @@
 /** The real daemon with real mirrors: sshd with internal-sftp. What each fault does to a mirror is tested in faults. */
 import assert from 'node:assert/strict';
-import { chmod, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, type TestContext, test } from 'node:test';
 import type { DaemonStatus, MirrorStatus } from '../../src/daemon/status.js';
@@ -324,6 +324,27 @@ describe('a mirror', sshd, () => {
     const told = await runCli(['mirror', 'sync', 'eu', '--take-over', ...args]);
     assert.equal(told.code, 0, told.stderr);
     assert.ok(await hasDocuments(other, server.folder));
+  });
+
+  test('that is the master itself is refused before anything is done there', async (t) => {
+    const { root, server, daemon, reconfigure } = await setUp(t);
+    await addVersion(root, first);
+    await mirrored(daemon, { root, folder: server.folder });
+    const yaml = join(root, 'images/a/x/amd64/default/product.yaml');
+    await writeFile(yaml, 'os: Demo\n');
+    const before = await filesBelow(root);
+    const table = mirrorTable(server.config, { name: 'self', root });
+    await reconfigure(`publish.removal_grace = "0s"\n${table}`);
+    await daemon.event('the mirror waits for somebody to see to it');
+    const { state, failure } = await statusOf(daemon, 'self');
+    assert.equal(state, 'stopped');
+    assert.match(failure?.message ?? '', /is the root of this very server/);
+    assert.deepEqual(await filesBelow(root), before);
+    const own = await readdir(join(root, '.lxd-image-server'));
+    assert.deepEqual(
+      own.filter((name) => !name.startsWith('lock.')),
+      [],
+    );
   });
 
   test('is verified and mended by "verify --mirror"', async (t) => {
