@@ -210,7 +210,10 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
       for (const { resolve } of asking) resolve(result);
     } catch (error) {
       if (ending.signal.aborted) return;
-      if (hasSent) failures = 0;
+      if (hasSent) {
+        failures = 0;
+        giveUpAt = performance.now() + longestHour;
+      }
       failed(error);
       for (const { reject } of asking) reject(error);
     } finally {

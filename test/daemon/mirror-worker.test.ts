@@ -395,6 +395,17 @@ describe('a mirror with hours of its own that has failed at one', () => {
     await pass(hour);
     assert.equal(calls.length, 2);
   });
+
+  test('is tried again for an hour since it last got on', async (t) => {
+    const { calls, current, worker, pass } = setUp(t, { scheduled: true });
+    worker.due();
+    await pass(5 * hour);
+    const counts = { files: { done: 1, total: 9 }, bytes: { done: 5, total: 9 } };
+    current().options.onProgress?.({ stage: 'send', ...counts });
+    current().fail(down());
+    await pass(2 * second);
+    assert.equal(calls.length, 2);
+  });
 });
 
 describe('somebody who asks', () => {
