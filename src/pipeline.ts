@@ -158,8 +158,15 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     save,
     async generation() {
       if (current === undefined) return undefined;
-      current.generation ??= generationOf(current);
-      return await current.generation;
+      const publication = current;
+      try {
+        publication.generation ??= generationOf(publication);
+        return await publication.generation;
+      } catch (error) {
+        // Whoever asks again may have more luck.
+        publication.generation = undefined;
+        throw error;
+      }
     },
     pending() {
       const records = [...(last?.records.values() ?? [])];
@@ -338,7 +345,7 @@ interface Publication {
   /** When it was published or first found so, in milliseconds since 1970. */
   at: number;
   /** Made when somebody asks for it. */
-  generation?: Promise<Generation>;
+  generation?: Promise<Generation> | undefined;
 }
 
 /** What a run may still know that is to read everything again. */
