@@ -107,12 +107,14 @@ export function createSharedFiles(options: SharedFilesOptions): SharedFiles {
 
   async function openShared(path: string): Promise<Opened> {
     const handle = await openFile(path);
-    const found: BigIntStats = await handle.stat({ bigint: true });
-    if (!found.isFile()) {
+    try {
+      const found: BigIntStats = await handle.stat({ bigint: true });
+      if (!found.isFile()) throw changed(path);
+      return { handle, size: Number(found.size), stamp: stampOf(found) };
+    } catch (error) {
       await handle.close();
-      throw changed(path);
+      throw error instanceof ServerError ? error : readError(path, error);
     }
-    return { handle, size: Number(found.size), stamp: stampOf(found) };
   }
 
   async function openFile(path: string): Promise<FileHandle> {
