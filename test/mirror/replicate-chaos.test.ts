@@ -153,6 +153,8 @@ async function live(seed: number): Promise<void> {
     if (harm.isPlain && dice.roll(2) === 0) await sync({ inspect: true });
     else await repair();
   }
+  // Where nothing is published at all, nothing is removed.
+  while (generation.files.size === 0) renew();
   isQuiet = true;
   for (let round = 0; round < 3; round++) {
     mirror.clock += 1;

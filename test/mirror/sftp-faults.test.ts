@@ -71,6 +71,34 @@ async function withSessions(t: TestContext, options: { far: boolean; settings?: 
   return { ...server, sessions };
 }
 
+test('what nobody waits for any more is not begun once the login is over', programs, async (t) => {
+  const { open, folder } = await behindProxy(t, { far: true });
+  for (const name of ['one', 'two', 'gone']) await writeFile(join(folder, name), name);
+  const before = (await readdir(folder)).sort();
+  const mirror = open();
+  const leaving = new AbortController();
+  const { signal } = leaving;
+  const given = { signal };
+  const asked = Promise.allSettled([
+    mirror.rename('one', 'renamed', given),
+    mirror.rename('one', 'synced', { ...given, sync: true }),
+    mirror.renameInOrder([[{ from: 'two', to: 'ordered' }]], given),
+    mirror.link('two', 'linked', given),
+    mirror.copy('two', 'copied', given),
+    mirror.remove('gone', given),
+    mirror.makeFolder('made/below', given),
+    mirror.write('written', [Buffer.from('x')], given),
+    mirror.put(sourceOf(Buffer.from('x')), 'put', given),
+  ]);
+  await nextTurn();
+  leaving.abort(new Error('superseded'));
+  for (const { status } of await asked) assert.equal(status, 'rejected');
+  // Ends when nothing is left running.
+  await mirror.stat('');
+  await mirror.close();
+  assert.deepEqual((await readdir(folder)).sort(), before);
+});
+
 describe('logging in', programs, () => {
   test('is refused with the line that authorized_keys lacks', async (t) => {
     const { open, home, keyFile } = await createSftpServer(t);

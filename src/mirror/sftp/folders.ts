@@ -25,7 +25,7 @@ export function createFolders(session: Session) {
     { signal }: MirrorOptions = {},
   ): Promise<ListedEntry[] | undefined> {
     const remote = session.at(path);
-    const connection = await session.take();
+    const connection = await session.take(signal);
     const handle = await connection
       .call<Buffer>((sftp, answer) => sftp.opendir(remote, answer))
       .catch(async (error: unknown) => {
@@ -68,7 +68,7 @@ export function createFolders(session: Session) {
   async function makeFolder(path: string, { signal }: MirrorOptions = {}): Promise<void> {
     signal?.throwIfAborted();
     const remote = session.at(path);
-    const connection = await session.take();
+    const connection = await session.take(signal);
     if (path === '') return await session.checkRoot(connection);
     const made = await make(connection, remote).then(
       () => [remote],
@@ -132,9 +132,9 @@ export function createFolders(session: Session) {
     throw await session.explain(connection, error, { verb: 'make the folder', path: remote });
   }
 
-  async function removeFolder(path: string): Promise<boolean> {
+  async function removeFolder(path: string, { signal }: MirrorOptions = {}): Promise<boolean> {
     const remote = session.at(path);
-    const connection = await session.take();
+    const connection = await session.take(signal);
     try {
       await connection.call((sftp, answer) => sftp.rmdir(remote, answer));
       return true;

@@ -39,13 +39,13 @@ export function createNaming({ session, settle, syncing }: NamingOptions) {
   return { rename, renameInOrder, renameAll, openFolder, link, copy, remove };
 
   async function rename(from: string, to: string, options: RenameOptions = {}): Promise<void> {
-    const connection = await session.take();
+    const connection = await session.take(options.signal);
     if (options.sync === true) return await renameAll(connection, [[{ from, to }]], options);
     await renameOn(connection, from, to);
   }
 
   async function renameInOrder(steps: readonly Step[], options: MirrorOptions = {}): Promise<void> {
-    await renameAll(await session.take(), steps, options);
+    await renameAll(await session.take(options.signal), steps, options);
   }
 
   /** See {@link Mirror.renameInOrder}. A folder that is `opened` already need not be opened for it. */
@@ -128,9 +128,9 @@ export function createNaming({ session, settle, syncing }: NamingOptions) {
     throw result.reason;
   }
 
-  async function link(from: string, to: string): Promise<boolean> {
+  async function link(from: string, to: string, { signal }: MirrorOptions = {}): Promise<boolean> {
     const [old, next] = [session.at(from), session.at(to)];
-    const connection = await session.take();
+    const connection = await session.take(signal);
     if (!offers(connection, 'hardlink@openssh.com', '1')) return false;
     try {
       await connection.call((sftp, answer) => sftp.ext_openssh_hardlink(old, next, answer));
@@ -143,7 +143,7 @@ export function createNaming({ session, settle, syncing }: NamingOptions) {
 
   async function copy(from: string, to: string, options: MirrorOptions = {}): Promise<boolean> {
     const [old, next] = [session.at(from), session.at(to)];
-    const connection = await session.take();
+    const connection = await session.take(options.signal);
     if (!offers(connection, 'copy-data', '1')) return false;
     const source = await session.openFile(connection, { remote: old, flags: 'r', verb: 'read' });
     await withFile(source, async () => {
@@ -184,9 +184,9 @@ export function createNaming({ session, settle, syncing }: NamingOptions) {
     }
   }
 
-  async function remove(path: string): Promise<void> {
+  async function remove(path: string, { signal }: MirrorOptions = {}): Promise<void> {
     const remote = session.at(path);
-    const connection = await session.take();
+    const connection = await session.take(signal);
     const deed = { verb: 'remove', path: remote };
     await orMissing(session.ask(connection, (sftp, answer) => sftp.unlink(remote, answer), deed));
   }

@@ -59,7 +59,7 @@ export function createReading({ session, move, rate }: ReadingOptions) {
   async function readInOrder(path: string, options: ReadInOrder): Promise<number | undefined> {
     const { signal, ahead = 0, check, use } = options;
     const remote = session.at(path);
-    const connection = await session.take();
+    const connection = await session.take(signal);
     const how = { remote, flags: 'r', verb: 'read' } as const;
     const file = await orMissing(session.openFile(connection, how));
     if (file === undefined) return undefined;

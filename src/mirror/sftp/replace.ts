@@ -20,7 +20,7 @@ export function createWrite({ session, put, naming }: WriteOperations): Mirror['
       size: content.length,
       read: async (offset, length) => content.subarray(offset, offset + length),
     };
-    const connection = await session.take();
+    const connection = await session.take(signal);
     const opened = naming.openFolder(connection, path);
     try {
       // Whether the folder can be opened is told when it is needed.
@@ -28,7 +28,10 @@ export function createWrite({ session, put, naming }: WriteOperations): Mirror['
         put(source, temporary, { resume: false, signal }),
         opened.catch(() => undefined),
       ]);
-      await naming.renameAll(connection, [[{ from: temporary, to: path }]], { opened });
+      await naming.renameAll(connection, [[{ from: temporary, to: path }]], {
+        opened,
+        signal,
+      });
     } catch (error) {
       // The first error is the one to tell; a name that ends in .tmp is cleared away by whoever lists the folder.
       await naming.remove(temporary).catch(() => {});

@@ -40,7 +40,7 @@ export function createSending({ session, move, rate }: SendingOptions) {
   ): Promise<PutResult> {
     const { resume = true, signal } = options;
     const remote = session.at(path);
-    const connection = await session.take();
+    const connection = await session.take(signal);
     const start = resume ? await startOf() : 0;
     const { file, isNew } = await openAt(connection, { remote, start });
     const send = source.size <= connection.pieceBytes ? sendWhole : sendInPieces;

@@ -51,7 +51,7 @@ export function createSession(options: SessionOptions) {
   return {
     /** Whether what is made gets the mode that it is made with, as far as somebody has looked. */
     modes: { areKept: false },
-    take: connections.take,
+    take,
     more: connections.more,
     at: (path: string) => remotePath(root, path),
     ask,
@@ -64,6 +64,13 @@ export function createSession(options: SessionOptions) {
     checkRoot,
     needRoot,
   };
+
+  /** A connection, unless `signal` has aborted by then: what nobody waits for any more must not be begun. */
+  async function take(signal?: AbortSignal): Promise<Connection> {
+    const connection = await connections.take();
+    signal?.throwIfAborted();
+    return connection;
+  }
 
   /** Sends a request; rejects with an error of ours where it is refused. */
   async function ask<T = void>(

@@ -1,6 +1,6 @@
 /** Has files, and the names in folders, written to the disk of an SFTP mirror. */
 import type { Connection } from '../connection.js';
-import type { Mirror } from '../mirror.js';
+import type { MirrorOptions } from '../mirror.js';
 import { closeFile, type OpenFile, offers, type Session } from './session.js';
 
 /** What is open to be synced. */
@@ -11,8 +11,8 @@ export interface Syncable extends OpenFile {
 export function createSyncing(session: Session) {
   return { sync, openToSync, syncOpen };
 
-  async function sync(path: string): ReturnType<Mirror['sync']> {
-    const opened = await openToSync(await session.take(), session.at(path));
+  async function sync(path: string, { signal }: MirrorOptions = {}): Promise<void> {
+    const opened = await openToSync(await session.take(signal), session.at(path));
     if (opened === undefined) return;
     try {
       await syncOpen(opened);
