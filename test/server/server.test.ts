@@ -2,13 +2,14 @@ import assert from 'node:assert/strict';
 import { execFile, execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, readdirSync, readlinkSync } from 'node:fs';
+import { readdirSync, readlinkSync } from 'node:fs';
 import { chmod, mkdir, rename, symlink, truncate, writeFile } from 'node:fs/promises';
 import { connect as connectTcp } from 'node:net';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { promisify } from 'node:util';
 import { pino } from 'pino';
+import { systemCode } from '../../src/errors.js';
 import { createImageServer } from '../../src/server/server.js';
 import { serveTree, sha256, version, writeUnder } from '../support/served-tree.js';
 import { connectTls, createTestCertificate, rawGet, rawRequest } from '../support/tls.js';
@@ -341,8 +342,13 @@ test('when a client leaves, the files of all its requests are closed, and nothin
 /** How many descriptors this process has of a file. */
 function timesOpen(path: string): number {
   const links = readdirSync('/proc/self/fd').map((fd) => {
-    // The folder's own descriptor is gone when its link is read.
-    return existsSync(`/proc/self/fd/${fd}`) ? readlinkSync(`/proc/self/fd/${fd}`) : '';
+    try {
+      return readlinkSync(`/proc/self/fd/${fd}`);
+    } catch (error) {
+      // Closed since: the folder's own descriptor always, others by threads at any moment.
+      if (systemCode(error) === 'ENOENT') return '';
+      throw error;
+    }
   });
   return links.filter((link) => link === path).length;
 }
