@@ -51,6 +51,8 @@ export interface MirrorWorker {
   published(): void;
   /** Its hour has come. */
   due(): void;
+  /** Something was under way on a connection that was lost: the mirror may do it yet, after the next look at it. */
+  lost(): void;
   /** Tries at once what has failed, also what waits for somebody to see to it. */
   retry(): void;
   /**
@@ -73,6 +75,8 @@ export interface MirrorWorker {
 /** How long a mirror with hours of its own is tried again after one, in milliseconds. */
 const longestHour = 3_600_000;
 const hour = 3_600_000;
+/** How long after that the mirror is looked at once more, in milliseconds. */
+const secondLook = 30_000;
 /** For how long a verification reads at least before it makes way, in milliseconds: it begins with a look at all. */
 const shortestRead = 10_000;
 /** Waits for a time of the clock on the wall are cut, for it may be set; in milliseconds. */
@@ -101,6 +105,7 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
   /** Whether the mirror may be other than it is believed to be. */
   let isDoubtful = false;
   let inspectAt = 0;
+  let hasLost = false;
   /** Milliseconds since 1970; the others are of `performance.now()`. */
   let removeAt = Infinity;
   let retryAt: number | undefined;
@@ -127,6 +132,9 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
       giveUpAt = performance.now() + longestHour;
       retryAt = undefined;
       alarm.wake();
+    },
+    lost() {
+      hasLost = true;
     },
     retry,
     async sync(request = {}) {
@@ -311,6 +319,8 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
     generation = result.generation;
     synced = isoTime(Date.now());
     removeAt = again ?? Infinity;
+    if (hasLost) inspectAt = Math.min(inspectAt, performance.now() + secondLook);
+    hasLost = false;
     if (newest()?.id === generation) behindSince = undefined;
     else if (!scheduled) isDue = true;
   }

@@ -173,7 +173,8 @@ export function createReplication(options: ReplicationOptions): Replication {
 
   async function begin(config: MirrorConfig, grace: number): Promise<Member> {
     const { name } = config;
-    const mirror = withRetry(createSftpMirror({ config, log }), { log });
+    const onLost = () => worker.lost();
+    const mirror = withRetry(createSftpMirror({ config, log }), { log, onLost });
     const replicator = createReplicator({
       mirror,
       master: await masterOf(paths.root),

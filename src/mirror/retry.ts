@@ -39,6 +39,8 @@ const slowFactor = 5;
 const pauses = { first: 750, longest: 5000 };
 
 export interface RetryOptions {
+  /** Is told when operations were under way on a connection that was lost: the far side may do them yet. */
+  onLost?: () => void;
   log: Pick<Logger, 'debug'>;
   /** How often something is tried in all while nothing gets anywhere. Default: 6. */
   attempts?: number;
@@ -161,6 +163,7 @@ export function withRetry(mirror: Mirror, options: RetryOptions): Mirror {
     } catch (error) {
       if (!isOf(error, 'MIRROR_DOWN')) throw error;
       lost = error;
+      options.onLost?.();
     }
     for (const step of steps) {
       await allDone(step.map((each) => rename(each, { ...given, sync: true }, lost)));
@@ -206,7 +209,7 @@ interface Interruption {
 
 /** Lets operations wait for the return of a mirror, all together. */
 function createInterruptions(mirror: Mirror, options: RetryOptions) {
-  const { log, attempts = 6, patience = 15_000, random = Math.random } = options;
+  const { log, onLost = () => {}, attempts = 6, patience = 15_000, random = Math.random } = options;
   const { now = () => performance.now(), pause = pauseByTimer } = options;
   let current: Interruption | undefined;
   let isClosed = false;
@@ -238,6 +241,7 @@ function createInterruptions(mirror: Mirror, options: RetryOptions) {
       } catch (error) {
         if (!isOf(error, 'MIRROR_DOWN')) throw error;
         lost = error;
+        onLost();
         failures = oneMore(gains === gainsBefore ? failures : undefined, error);
         gainsBefore = gains;
         signal?.throwIfAborted();

@@ -300,28 +300,12 @@ async function assertConverges(site: Site): Promise<void> {
   const { root, host, reader } = site;
   await quiet(site.daemon);
   if (site.isTampered) await mend(site);
-  // A server may carry out a request of a dead connection late: what that leaves is found by the look of each hour.
-  const ended = new AbortController();
-  const looking = lookAgainAndAgain(site, ended.signal);
-  try {
-    await becomesMirrored(root, host.folder);
-  } finally {
-    ended.abort();
-    await looking;
-  }
+  await becomesMirrored(root, host.folder);
   await assertMirrored(root, host.folder);
   const check = await verify(site, { repair: false });
   assert.deepEqual([check.damage, check.extra], [[], []]);
   assert.deepEqual((await reader.sightings(host.folder)).faults, []);
   await reader.caughtUp(host.folder);
-}
-
-/** Has the look of each hour come every few seconds. */
-async function lookAgainAndAgain({ daemon, root }: Site, signal: AbortSignal): Promise<void> {
-  for (let wait = 0; !signal.aborted; wait += 50) {
-    await sleep(50);
-    if (wait % 5000 === 4950) await daemon.call('mirror-sync', { root, names: [] });
-  }
 }
 
 /** Waits until the daemon has nothing to do, and nothing waits for its time any more. */

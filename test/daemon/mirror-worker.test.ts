@@ -148,6 +148,21 @@ describe('a mirror', () => {
     assert.equal(current().options.inspect, true);
   });
 
+  test('is looked at once more where a connection was lost, for the mirror may do later what it was asked', async (t) => {
+    const { calls, current, worker, pass } = setUp(t);
+    await pass(1);
+    worker.lost();
+    current().succeed();
+    await pass(29 * second);
+    assert.equal(calls.length, 1);
+    await pass(2 * second);
+    assert.equal(calls.length, 2);
+    assert.equal(current().options.inspect, true);
+    current().succeed();
+    await pass(hour - minute);
+    assert.equal(calls.length, 2, 'once is enough');
+  });
+
   test('is synced once more for what is published while it is synced', async (t) => {
     const { calls, current, publish, pass } = setUp(t);
     await pass(1);

@@ -109,6 +109,48 @@ const operations: [Operation, (mirror: Mirror) => Promise<unknown>][] = [
   ['space', (mirror) => mirror.space()],
 ];
 
+test('the owner is told when something was under way on a connection that was lost', async () => {
+  const inOrder: (typeof operations)[number] = [
+    'renameInOrder',
+    (mirror) => mirror.renameInOrder([[{ from: staged, to: 'file' }]]),
+  ];
+  for (const [name, call] of [...operations, inOrder]) {
+    let told = 0;
+    const onLost = () => {
+      told += 1;
+    };
+    const { memory, mirror, put } = setUp({ faults: { [name]: [after] }, retry: { onLost } });
+    for (const folder of [stagingFolder, 'empty']) memory.folders.add(folder);
+    for (const path of ['file', staged]) await put(path, content.toString());
+    await call(mirror);
+    assert.equal(told, 1, name);
+  }
+  const { mirror } = setUp({ retry: { onLost: () => assert.fail('nothing was lost') } });
+  await mirror.stat('file');
+});
+
+test('names that were given before the answer was lost are given no second time', async () => {
+  const texts = ['one', 'two', 'three'];
+  const from = (text: string) => stagingPath(sha256(Buffer.from(text)));
+  for (const done of [0, 1, 2, 3]) {
+    const { memory, mirror, put } = setUp({ faults: { renameInOrder: [before] } });
+    memory.folders.add(stagingFolder);
+    for (const text of texts) await put(from(text), text);
+    // So far the server came.
+    for (const text of texts.slice(0, done)) await memory.rename(from(text), text);
+    const [one, two, three] = texts.map((text) => ({ from: from(text), to: text }));
+    assert.ok(one && two && three);
+    await mirror.renameInOrder([[one, two], [three]]);
+    for (const text of texts) assert.equal(memory.files.get(text)?.content.toString(), text);
+  }
+  // Somebody else's content under the name is not ours.
+  const { memory, mirror, put } = setUp({ faults: { renameInOrder: [before] } });
+  memory.folders.add(stagingFolder);
+  await put('one', 'other');
+  const renaming = mirror.renameInOrder([[{ from: from('one'), to: 'one' }]]);
+  await assert.rejects(renaming, failsWith('MIRROR_DOWN'));
+});
+
 async function fill({ memory, put }: ReturnType<typeof setUp>): Promise<void> {
   await memory.makeFolder(stagingFolder);
   await memory.makeFolder('empty');
