@@ -30,6 +30,8 @@ const systemPrograms = [
   { program: 'ssh', packageName: 'openssh-client' },
   { program: 'rsync', packageName: 'rsync' },
   { program: 'faketime', packageName: 'faketime' },
+  { program: 'script', packageName: 'bsdutils' },
+  { program: 'mount', packageName: 'mount' },
 ];
 
 /** What this script has to say, on standard error: the output of the tests comes on the other. */

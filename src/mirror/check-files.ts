@@ -1,12 +1,13 @@
 /** Reads files back from a mirror. */
+
 import type { FileFacts } from '../catalog/generation.js';
 import type { Stage } from '../catalog/plan.js';
 import type { Present } from '../catalog/present.js';
 import { ServerError } from '../errors.js';
 import type { Generation } from './generation.js';
-import { inTurns } from './inspect.js';
 import { note } from './knowledge.js';
-import { folderOf } from './names.js';
+import { folderOf } from './paths.js';
+import { inTurns } from './together.js';
 import { isOld, type Work } from './work.js';
 
 /**

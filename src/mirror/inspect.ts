@@ -2,6 +2,7 @@
 import { isBelow } from '../catalog/manifest.js';
 import type { Found } from '../catalog/present.js';
 import type { ListedEntry, Mirror, MirrorEntry, MirrorOptions } from './mirror.js';
+import { inTurns } from './together.js';
 
 /** Deeper than any tree of images; against links that lead in a circle. */
 const deepest = 16;
@@ -41,27 +42,4 @@ export async function listFiles(
     if (what?.kind === 'folder') above.below.push({ path, linked });
     if (what?.kind === 'file') files.set(path, { size: what.size, mtime: what.mtime, linked });
   }
-}
-
-/** Calls `work` for each of `items`, `count` at a time. After a failure no more are begun. */
-export async function inTurns<T>(
-  items: readonly T[],
-  count: number,
-  work: (item: T) => Promise<void>,
-): Promise<void> {
-  let next = 0;
-  let failed = false;
-  const worker = async () => {
-    while (next < items.length && !failed) {
-      try {
-        await work(items[next++] as T);
-      } catch (error) {
-        failed = true;
-        throw error;
-      }
-    }
-  };
-  const workers = Array.from({ length: Math.min(count, items.length) }, worker);
-  const results = await Promise.allSettled(workers);
-  for (const result of results) if (result.status === 'rejected') throw result.reason;
 }

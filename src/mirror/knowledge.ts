@@ -3,7 +3,7 @@ import type { Files } from '../catalog/generation.js';
 import type { Entry } from '../catalog/manifest.js';
 import { missingFiles } from '../catalog/plan.js';
 import type { Present } from '../catalog/present.js';
-import { folderOf } from './names.js';
+import { folderOf } from './paths.js';
 
 export interface Knowledge {
   /** Absent before the first look, and when what was known was of another manifest. */

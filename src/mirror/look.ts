@@ -12,10 +12,10 @@ import {
 import { DocumentError, parseImages, versionsOf } from '../catalog/published.js';
 import { ServerError } from '../errors.js';
 import type { Generation } from './generation.js';
-import { inTurns, listFiles } from './inspect.js';
+import { listFiles } from './inspect.js';
 import { know, note } from './knowledge.js';
 import { manifestPath, ownFolder, stagingFolder, stagingPath } from './names.js';
-import { allDone } from './together.js';
+import { allDone, inTurns } from './together.js';
 import type { Work } from './work.js';
 
 /**

@@ -16,8 +16,3 @@ export function listPath(sha256: string): string {
 export function stagingPath(sha256: string): string {
   return `${stagingFolder}/${sha256}`;
 }
-
-/** The folder of `path`; '' for what is in the root. */
-export function folderOf(path: string): string {
-  return path.slice(0, Math.max(0, path.lastIndexOf('/')));
-}

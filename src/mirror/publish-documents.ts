@@ -3,7 +3,8 @@ import type { DocumentFacts } from '../catalog/generation.js';
 import { nextDocuments } from '../catalog/plan.js';
 import { noteNames, type Present } from '../catalog/present.js';
 import type { Generation, GenerationDocument } from './generation.js';
-import { folderOf, stagingFolder, stagingPath } from './names.js';
+import { stagingFolder, stagingPath } from './names.js';
+import { folderOf } from './paths.js';
 import { allDone } from './together.js';
 import { makeOwnFolder, syncFolders, type Work } from './work.js';
 

@@ -1,9 +1,10 @@
 /** Removes files from a mirror, then the folders that this leaves empty. */
+
 import type { Stage } from '../catalog/plan.js';
 import type { Present } from '../catalog/present.js';
-import { inTurns } from './inspect.js';
 import { note } from './knowledge.js';
-import { folderOf } from './names.js';
+import { folderOf } from './paths.js';
+import { inTurns } from './together.js';
 import { type Work, writeRecord } from './work.js';
 
 /** @param onRemoved is called for each file. */

@@ -26,8 +26,9 @@ import type {
   RenameOptions,
   Renaming,
 } from './mirror.js';
-import { folderOf, stagingFolder, stagingPath } from './names.js';
-import { allDone } from './together.js';
+import { stagingFolder, stagingPath } from './names.js';
+import { folderOf } from './paths.js';
+import { allDone, untilAborted } from './together.js';
 
 /** What nothing but a new configuration, or someone's hand on the mirror, can mend. */
 const lasting: readonly ErrorCode[] = ['MIRROR_AUTH', 'MIRROR_TAKEN', 'CONFIG'];
@@ -337,14 +338,4 @@ async function pauseByTimer(milliseconds: number, signal: AbortSignal): Promise<
 
 function isOf(error: unknown, code: ErrorCode): error is ServerError {
   return error instanceof ServerError && error.code === code;
-}
-
-/** `work`, or a rejection with the signal's reason where that comes first. */
-function untilAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) return work;
-  return new Promise((resolve, reject) => {
-    const abort = () => reject(signal.reason);
-    signal.addEventListener('abort', abort, { once: true });
-    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort));
-  });
 }

@@ -7,11 +7,6 @@ import { stagingPath } from './names.js';
 
 /** A file of the master, open. */
 export interface Source extends PutSource {
-  /**
-   * SHA-256 of what it holds, where that is known of the file as it is now (of its stamp): then it need not be
-   * computed on the way.
-   */
-  sha256?: string;
   close(): Promise<void>;
 }
 
@@ -48,8 +43,7 @@ export async function bringContent(
   }
   const source = await options.openSource(file.path);
   try {
-    const isOther = source.sha256 !== undefined && source.sha256 !== file.sha256;
-    if (source.size !== file.size || isOther) throw sourceChanged(file.path);
+    if (source.size !== file.size) throw sourceChanged(file.path);
     const { staged = 0 } = options;
     if (staged >= file.size && staged > 0 && (await isWhole(mirror, file, options))) return 0;
     return (
@@ -112,7 +106,7 @@ async function sendOnce(
   { source, resume, signal, onBytes }: SendOptions & { source: Source; resume: boolean },
 ): Promise<number | undefined> {
   const staged = stagingPath(sha256);
-  const { read, digest } = source.sha256 === undefined ? hashing(source) : trusted(source);
+  const { read, digest } = hashing(source);
   let counted = 0;
   const count = (bytes: number) => {
     counted += bytes;
@@ -134,7 +128,10 @@ function settingsOf(signal: AbortSignal | undefined): { signal?: AbortSignal } {
   return signal === undefined ? {} : { signal };
 }
 
-/** `source`, and the SHA-256 of what was read from it; `undefined` where that was not all of it, in order. */
+/**
+ * `source`, and the SHA-256 of what was read from it; `undefined` where that was not all of it, in order. It is never
+ * taken from records: a disk of the master's that spoils a file must not spoil the mirrors.
+ */
 function hashing(source: PutSource): {
   read: PutSource['read'];
   digest(): Promise<string | undefined>;
@@ -160,11 +157,6 @@ function hashing(source: PutSource): {
       return inOrder && asked === source.size ? hash.digest('hex') : undefined;
     },
   };
-}
-
-/** `source`, whose SHA-256 is known. */
-function trusted(source: Source): ReturnType<typeof hashing> {
-  return { read: source.read, digest: async () => source.sha256 };
 }
 
 export function sourceChanged(path: string, cause?: unknown): ServerError {

@@ -28,6 +28,7 @@ import { createSending } from './sftp/sending.js';
 import { createSession, offers } from './sftp/session.js';
 import { createSyncing } from './sftp/syncing.js';
 import { createSlots } from './slots.js';
+import { untilAborted } from './together.js';
 
 /** The part of a mirror's configuration that says where it is and how to get in. */
 export interface SftpMirrorConfig {
@@ -214,29 +215,4 @@ export async function seenHostKey(
   }
   if (seen === undefined) throw new Error('A login without a host key');
   return seen;
-}
-
-/** What is to be rejected when a signal aborts. */
-const waiting = new WeakMap<AbortSignal, Set<(reason: unknown) => void>>();
-
-/**
- * `task`, or a rejection with the signal's reason where that comes first. All that run with one signal share one
- * listener: a signal looks through its listeners whenever one is added, and here are hundreds.
- */
-function untilAborted<T>(task: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) return task;
-  const rejects = waiting.get(signal) ?? listenTo(signal);
-  return new Promise((resolve, reject) => {
-    rejects.add(reject);
-    task.then(resolve, reject).finally(() => rejects.delete(reject));
-  });
-}
-
-function listenTo(signal: AbortSignal): Set<(reason: unknown) => void> {
-  const rejects = new Set<(reason: unknown) => void>();
-  waiting.set(signal, rejects);
-  signal.addEventListener('abort', () => {
-    for (const reject of rejects) reject(signal.reason);
-  });
-  return rejects;
 }

@@ -1,11 +1,12 @@
 /** Reads what a mirror has back in full, and holds it against a generation. Changes nothing. */
+
 import type { Present } from '../catalog/present.js';
 import { compareNames } from '../catalog/tree.js';
 import { faultOf, sizeFault } from './check-files.js';
 import type { Generation } from './generation.js';
-import { inTurns } from './inspect.js';
 import { note } from './knowledge.js';
 import { look, namesIn } from './look.js';
+import { inTurns } from './together.js';
 import type { Work } from './work.js';
 
 /** One thing on a mirror that is not as published. */

@@ -1,16 +1,18 @@
 /** What all stages of the work on a mirror share. */
+
 import { setMaxListeners } from 'node:events';
 import type { Manifest, Master } from '../catalog/manifest.js';
 import { noteRecord, type Present } from '../catalog/present.js';
 import type { Logger } from '../log.js';
 import type { Generation } from './generation.js';
-import { inTurns } from './inspect.js';
 import type { Knowledge } from './knowledge.js';
 import type { ListCache, ManifestStore } from './manifest-store.js';
 import type { Mirror } from './mirror.js';
-import { folderOf, ownFolder } from './names.js';
+import { ownFolder } from './names.js';
+import { folderOf } from './paths.js';
 import { createMeter, type Progress, type ProgressMeter } from './progress.js';
 import type { OpenSource } from './send.js';
+import { inTurns } from './together.js';
 
 export interface ReplicatorOptions {
   mirror: Mirror;
