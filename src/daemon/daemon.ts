@@ -95,9 +95,8 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
   };
   const runner = createRunner({ pipeline, pool, log, onActivity: reporter.activity, onRun });
   const serving = createServing({ log });
-  atEnd(() =>
-    Promise.all([runner.close(), replication.close(), serving.close({ graceMs: downloadsMs })]),
-  );
+  const together = [runner.close, replication.close, () => serving.close({ graceMs: downloadsMs })];
+  atEnd(() => Promise.all(together.map((end) => doEnd(end, log))));
 
   // Everything below is needed by those before it only once it is there.
   const parts: { lookout?: Lookout; reloader?: Reloader } = {};
