@@ -12,7 +12,6 @@ import {
   pathOf,
   paths,
   sha256Of,
-  sourcesOf,
 } from '../support/image-generations.js';
 import { type MemoryMirror, memoryMirror } from '../support/memory-mirror.js';
 import {
@@ -301,25 +300,6 @@ describe('a sync', () => {
     mirror.files.set(list, { content, mtime: mirror.clock });
     const { adopted, sent } = await startMaster(mirror, () => many).sync(() => generationOf(many));
     assert.deepEqual([adopted, sent.files], [250, 0]);
-  });
-
-  test('believes a source that knows its hash, and refuses one that knows another', async () => {
-    const tree = { 'x/20260101/root.squashfs': 'root' };
-    for (const [known, isGood] of [
-      ['root', true],
-      ['else', false],
-    ] as const) {
-      const mirror = memoryMirror();
-      const open = sourcesOf(() => tree);
-      const openSource = async (path: string) => ({
-        ...(await open(path)),
-        sha256: sha256Of(known),
-      });
-      const sync = startMaster(mirror, () => tree, { openSource }).sync(() => generationOf(tree));
-      if (isGood) await sync;
-      else await assert.rejects(sync, (error) => (error as ServerError).code === 'SOURCE_CHANGED');
-      assert.deepEqual(imagesOn(mirror), isGood ? expected(tree) : {});
-    }
   });
 
   test('turns to a newer generation at the next file', async () => {
