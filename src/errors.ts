@@ -24,6 +24,15 @@ export const errorCodes = [
   'MIRROR_DAMAGED',
   'MIRROR_TAKEN',
   'SOURCE_CHANGED',
+  // What can be wrong with an upload, or with what is asked of the images.
+  'FORBIDDEN',
+  'IMAGE_EXISTS',
+  'IMAGE_INVALID',
+  'IMAGE_MISSING',
+  'ALIAS_EXISTS',
+  'ALIAS_MISSING',
+  'TOO_LARGE',
+  'UPLOADS_OFF',
 ] as const;
 export type ErrorCode = (typeof errorCodes)[number];
 
