@@ -406,7 +406,8 @@ async function spoilManifest({ host, dice }: Site): Promise<void> {
     () => writeFile(manifest, 'nothing of use'),
     () => overwrite(manifest, 0),
     () => rm(join(own, dice.pick(['manifest.json', ...lists])), { force: true }),
-    () => rm(own, { recursive: true, force: true }),
+    // The master may be writing there at that moment.
+    () => rm(own, { recursive: true, force: true, maxRetries: 20, retryDelay: 10 }),
   ];
   await dice.pick(ways)().catch(ignoreMissing);
 }
