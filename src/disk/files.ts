@@ -8,6 +8,7 @@ import {
   open,
   readdir,
   rename,
+  stat,
   unlink,
 } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
@@ -24,6 +25,8 @@ export interface StagedFile {
 export interface StageOptions {
   /** Permissions. Default: 0o644. */
   mode?: number;
+  /** Whether root gives the file to the owner of its folder, whose daemon has to read it. Default: no. */
+  toOwner?: boolean;
 }
 
 /**
@@ -34,7 +37,7 @@ export interface StageOptions {
 export async function stageFile(
   path: string,
   content: readonly Uint8Array[],
-  { mode = 0o644 }: StageOptions = {},
+  { mode = 0o644, toOwner = false }: StageOptions = {},
 ): Promise<StagedFile> {
   const temporary = join(dirname(path), temporaryName(basename(path)));
   const discard = () => removeIfThere(temporary);
@@ -47,6 +50,7 @@ export async function stageFile(
       await writeAll(handle, content);
       // Whatever the umask: what is published is for the web server to read.
       await handle.chmod(mode);
+      if (toOwner) await giveToOwner(handle, dirname(path));
       await handle.sync();
     });
   } catch (error) {
@@ -59,6 +63,12 @@ export async function stageFile(
       throw writeError(path, error);
     });
   return { commit, discard };
+}
+
+async function giveToOwner(handle: FileHandle, folder: string): Promise<void> {
+  if (process.getuid?.() !== 0) return;
+  const { uid, gid } = await stat(folder);
+  await handle.chown(uid, gid);
 }
 
 async function writeAll(handle: FileHandle, pieces: readonly Uint8Array[]): Promise<void> {
