@@ -32,7 +32,14 @@ export interface Config {
   /** Cron expressions; '' is never. */
   schedule: { rescan: string; verify: string; prune: string };
   mirrors: MirrorConfig[];
-  server: { listen: string; tlsCert: string; tlsKey: string; redirect: boolean };
+  server: {
+    listen: string;
+    /** `host` or `host:port`, as clients reach the server; empty: as this host knows itself. */
+    addresses: string[];
+    tlsCert: string;
+    tlsKey: string;
+    redirect: boolean;
+  };
   uploads: { enabled: boolean; maxSize: number };
   /** 0 is no limit. */
   retention: { keep: number; days: number };

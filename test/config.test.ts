@@ -50,6 +50,7 @@ describe('an empty configuration', () => {
       mirrors: [],
       server: {
         listen: '127.0.0.1:8443',
+        addresses: [],
         tlsCert: '/etc/nginx/ssl/nginx.crt',
         tlsKey: '/etc/nginx/ssl/nginx.key',
         redirect: false,

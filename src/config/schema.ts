@@ -85,6 +85,16 @@ export const tables = {
       ),
       '127.0.0.1:8443',
     ),
+    addresses: v.optional(
+      v.array(
+        textThat(
+          'hosts such as "images.example.org" or "192.0.2.1:8443"',
+          (text) => parseHostPort(text, { port: 1 }) !== undefined,
+        ),
+        'a list of hosts such as ["images.example.org"]',
+      ),
+      [],
+    ),
     tls_cert: v.optional(file, '/etc/nginx/ssl/nginx.crt'),
     tls_key: v.optional(file, '/etc/nginx/ssl/nginx.key'),
     redirect: v.optional(flag, false),
