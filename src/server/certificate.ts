@@ -74,10 +74,7 @@ export async function ensureCertificate(
 export async function readCertificate(files: CertificateFiles): Promise<CertificatePair> {
   const { certFile, keyFile } = files;
   const cert = await readPem(certFile, { what: 'certificate', missingHint: initHint });
-  const leaf = parsed(() => new X509Certificate(cert.toString('latin1')), {
-    message: `${certFile} holds no certificate in PEM form`,
-    hint: startOverHint,
-  });
+  const leaf = parsed(() => new X509Certificate(cert.toString('latin1')), noPem(certFile));
   const { key, object } = await readKey(keyFile, {
     missingHint: `put it back, or move ${certFile} away and ${initHint}`,
   });
@@ -89,6 +86,16 @@ export async function readCertificate(files: CertificateFiles): Promise<Certific
       hint: startOverHint,
     },
   );
+}
+
+/**
+ * {@link certificateFingerprint} of a certificate whose key need not be readable.
+ *
+ * @throws {ServerError} TLS, for a file that is missing, unreadable or not PEM
+ */
+export async function readFingerprint(certFile: string): Promise<string> {
+  const cert = await readPem(certFile, { what: 'certificate', missingHint: initHint });
+  return parsed(() => certificateFingerprint(cert), noPem(certFile));
 }
 
 /** SHA-256 of the (first) certificate's DER form, in hex: the fingerprint that LXD and Incus show. */
@@ -213,6 +220,11 @@ async function readPem(
     throw new ServerError('TLS', message, { hint, cause });
   }
 }
+
+const noPem = (certFile: string) => ({
+  message: `${certFile} holds no certificate in PEM form`,
+  hint: startOverHint,
+});
 
 function parsed<T>(parse: () => T, failure: { message: string; hint: string }): T {
   try {
