@@ -9,12 +9,14 @@ import { verifyLiving, verifyTree } from '../verify.js';
 import type { Replication } from './replication.js';
 import type { Progress, Reporter } from './report.js';
 import type { Runner } from './runner.js';
+import type { Trusting } from './trusting.js';
 
 export interface CommandsOptions {
   paths: Config['paths'];
   reporter: Reporter;
   runner: Runner;
   replication: Replication;
+  trust: Trusting;
   reload: () => Promise<string[]>;
 }
 
@@ -23,7 +25,7 @@ const progressMs = 200;
 
 /** The commands by name. */
 export function createCommands(options: CommandsOptions): Record<string, ControlCommand> {
-  const { paths, reporter, runner, replication, reload } = options;
+  const { paths, reporter, runner, replication, trust, reload } = options;
   return {
     status: async () => reporter.status(),
     reload: async () => ({ changed: await reload() }),
@@ -61,6 +63,25 @@ export function createCommands(options: CommandsOptions): Record<string, Control
       await replication.trust(name, { fingerprint, signal });
       return {};
     },
+    async 'trust-invite'({ args }) {
+      const { state, ...wish } = read(inviteArgs, args);
+      refuseOtherState(paths, state);
+      return await trust.invite(wish);
+    },
+    async 'trust-add'({ args }) {
+      const { state, name, certificate } = read(addArgs, args);
+      refuseOtherState(paths, state);
+      return await trust.add({ name, certificate: Buffer.from(certificate, 'base64') });
+    },
+    async 'trust-list'({ args }) {
+      refuseOtherState(paths, read(stateArgs, args).state);
+      return await trust.list();
+    },
+    async 'trust-remove'({ args }) {
+      const { state, name } = read(nameArgs, args);
+      refuseOtherState(paths, state);
+      return await trust.remove(name);
+    },
   };
 }
 
@@ -81,6 +102,16 @@ const syncArgs = v.object({
 const mirrorArgs = v.object({ ...tree, name: v.string() });
 const mirrorVerifyArgs = v.object({ ...mirrorArgs.entries, repair: v.boolean() });
 const trustArgs = v.object({ ...mirrorArgs.entries, fingerprint: v.string() });
+
+/** The folder in which a command line has who is trusted in mind. */
+const stateArgs = v.object({ state: v.string() });
+const nameArgs = v.object({ ...stateArgs.entries, name: v.string() });
+const inviteArgs = v.object({
+  ...nameArgs.entries,
+  lifetime: v.number(),
+  addresses: v.array(v.string()),
+});
+const addArgs = v.object({ ...nameArgs.entries, certificate: v.string() });
 
 /** @throws ServerError USAGE where `args` are not what the command takes. */
 function read<T>(schema: v.GenericSchema<unknown, T>, args: unknown): T {
@@ -105,6 +136,12 @@ function refuseOther(
 ): void {
   if (root === paths.root && images === paths.images && streams === paths.streams) return;
   throw new ServerError('BUSY', `The daemon works on another tree: ${paths.root}`);
+}
+
+/** @throws ServerError BUSY where this daemon keeps who is trusted elsewhere. */
+function refuseOtherState(paths: Config['paths'], state: string): void {
+  if (state === paths.state) return;
+  throw new ServerError('BUSY', `The daemon keeps its state elsewhere: ${paths.state}`);
 }
 
 interface VerifyWork {

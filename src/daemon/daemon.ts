@@ -20,6 +20,7 @@ import { createReporter } from './report.js';
 import { createRunner, type Runner } from './runner.js';
 import { createSchedule } from './schedule.js';
 import { createServiceManager } from './service-manager.js';
+import { openTrusting } from './trusting.js';
 
 export interface DaemonOptions {
   config: Config;
@@ -94,12 +95,19 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     });
   };
   const runner = createRunner({ pipeline, pool, log, onActivity: reporter.activity, onRun });
+  // Needed by those before them only once they are there.
+  const parts: { lookout?: Lookout; reloader?: Reloader } = {};
+  // Also what the server asks, as `Callers` of its API, about whoever calls.
+  const trust = await openTrusting({
+    paths,
+    server: () => (parts.reloader?.config() ?? config).server,
+    log,
+  });
+  atEnd(() => trust.close());
   const serving = createServing({ log });
   const together = [runner.close, replication.close, () => serving.close({ graceMs: downloadsMs })];
   atEnd(() => Promise.all(together.map((end) => doEnd(end, log))));
 
-  // Everything below is needed by those before it only once it is there.
-  const parts: { lookout?: Lookout; reloader?: Reloader } = {};
   const jobs = createJobs({
     config,
     runner,
@@ -118,6 +126,7 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     runner,
     pipeline,
     replication,
+    trust,
   });
   parts.reloader = reloader;
   reporter.attach({ runner, serving, schedule, replication });
@@ -126,6 +135,7 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     reporter,
     runner,
     replication,
+    trust,
     reload: reloader.reload,
   });
   const control = await createControlServer({ runDir: paths.run, commands, log });

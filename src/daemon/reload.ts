@@ -11,6 +11,7 @@ import type { Reporter } from './report.js';
 import type { Runner } from './runner.js';
 import type { Schedule } from './schedule.js';
 import type { ServiceManager } from './service-manager.js';
+import type { Trusting } from './trusting.js';
 import { createTurns } from './turns.js';
 
 export interface ReloaderOptions {
@@ -26,6 +27,7 @@ export interface ReloaderOptions {
   runner: Pick<Runner, 'changed'>;
   pipeline: Pick<Pipeline, 'configure'>;
   replication: Pick<Replication, 'apply'>;
+  trust: Pick<Trusting, 'refresh'>;
 }
 
 export interface Reloader {
@@ -39,11 +41,23 @@ export interface Reloader {
   reload(): Promise<string[]>;
   /** Has the server listen where that failed before, and take a certificate that was renewed. */
   refresh(): Promise<void>;
+  /** The configuration in force. */
+  config(): Config;
 }
 
 export function createReloader(options: ReloaderOptions): Reloader {
-  const { log, signal, manager, reporter, serving, schedule, runner, pipeline, replication } =
-    options;
+  const {
+    log,
+    signal,
+    manager,
+    reporter,
+    serving,
+    schedule,
+    runner,
+    pipeline,
+    replication,
+    trust,
+  } = options;
   let { config } = options;
   const turns = createTurns();
 
@@ -55,6 +69,8 @@ export function createReloader(options: ReloaderOptions): Reloader {
     await serving.apply(next);
     schedule.change(hoursOf(next));
     await replication.apply(next);
+    // Somebody may have mended the file, or put another in its place.
+    await trust.refresh();
     if (isDeepStrictEqual(config.publish, next.publish)) return;
     pipeline.configure(next.publish);
     runner.changed('');
@@ -77,6 +93,7 @@ export function createReloader(options: ReloaderOptions): Reloader {
   return {
     reload: () => turns.take(reloadOnce),
     refresh: () => turns.take(() => serving.apply(config)),
+    config: () => config,
   };
 }
 
