@@ -1,9 +1,11 @@
 /** The command line: every verb with its options, each loaded only when it is called. */
 import { InvalidArgumentError, Command as Program } from 'commander';
+import { parseDuration, parseHostPort } from '../units.js';
 import type { Verb } from './command.js';
 import type { InitOptions } from './init.js';
-import type { MirrorOptions, SyncOptions, TrustOptions } from './mirror.js';
+import type { TrustOptions as HostKeyOptions, MirrorOptions, SyncOptions } from './mirror.js';
 import type { ServeOptions } from './serve.js';
+import type { TrustAddOptions, TrustOptions } from './trust.js';
 import type { UpdateOptions } from './update.js';
 import type { VerifyCommandOptions } from './verify.js';
 
@@ -130,12 +132,42 @@ export function createProgram({ version, execute }: ProgramOptions): Program {
     async () => (await import('./mirror.js')).sync,
     { parent: mirror },
   ).option('--take-over', 'also where a mirror belongs to another master');
-  verb<TrustOptions>(
+  verb<HostKeyOptions>(
     'trust <name>',
     "show a mirror's host key, and trust it if it is the right one",
     async () => (await import('./mirror.js')).trust,
     { parent: mirror },
   ).option('--fingerprint <key>', 'the right one, SHA256:…, for scripts: nothing is asked');
+  const trust = program
+    .command('trust')
+    .description('who may upload over HTTPS')
+    .exitOverride()
+    .helpCommand(false);
+  verb<TrustAddOptions>(
+    'add <name>',
+    'print a token that has one client trusted',
+    async () => (await import('./trust.js')).add,
+    { parent: trust },
+  )
+    .option('--expires <time>', 'how long the token is good; 24h unless told otherwise', parseTime)
+    .option('--certificate <file>', 'trust this certificate, and make no token', parsePath)
+    .option(
+      '--address <host:port>',
+      'where the client reaches this server; may be given several times',
+      addAddress,
+    );
+  verb<TrustOptions>(
+    'list',
+    'who is trusted, and which tokens have not been used',
+    async () => (await import('./trust.js')).list,
+    { parent: trust },
+  );
+  verb<TrustOptions>(
+    'remove <name>',
+    'trust a client no more, nor a token made for it',
+    async () => (await import('./trust.js')).remove,
+    { parent: trust },
+  );
   return program;
 }
 
@@ -151,6 +183,17 @@ function addGlobalOptions(program: Program): void {
 function parsePath(path: string): string {
   if (path === '') throw new InvalidArgumentError('Name a path, or leave the option out.');
   return path;
+}
+
+function parseTime(text: string): number {
+  const time = parseDuration(text);
+  if (time === undefined) throw new InvalidArgumentError('Give a time such as "24h" or "7d".');
+  return time;
+}
+
+function addAddress(text: string, before: string[] = []): string[] {
+  if (parseHostPort(text, { port: 443 }) !== undefined) return [...before, text];
+  throw new InvalidArgumentError('Give a host, or host and port: "images.example.org:8443".');
 }
 
 /** `argv` with the older server's spelling of options, `--img_dir`, in ours, `--img-dir`. */
