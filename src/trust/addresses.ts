@@ -44,5 +44,5 @@ function ownHosts(
 }
 
 function isLoopback(host: string): boolean {
-  return host === '::1' || /^(?:127\.[\d.]+|(?:.*\.)?localhost\.?)$/i.test(host);
+  return host === '::1' || /^(?:127\.[\d.]+|localhost(?:\.localdomain)?\.?)$/i.test(host);
 }

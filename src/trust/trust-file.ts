@@ -74,7 +74,7 @@ export function parseTrusted(text: string, file: string): Trusted {
   const json = parseJson(text, file);
   if (v.is(newerSchema, json)) throw newer(file);
   const { success, output, issues } = v.safeParse(fileSchema, json);
-  if (success) return output;
+  if (success) return { clients: output.clients, tokens: output.tokens };
   const [{ message }] = issues;
   const path = v.getDotPath(issues[0]);
   throw damaged(file, path === null ? message : `${path}: ${message}`);
