@@ -46,7 +46,8 @@ export function parseToken(text: string): ReceivedToken | undefined {
   if (!success) return undefined;
   const { secret, fingerprint, expires_at } = output;
   const expires = Date.parse(expires_at ?? '');
-  return { secret, fingerprint, expires: Number.isNaN(expires) ? undefined : expires };
+  // LXD writes the year 1 where a token has no end.
+  return { secret, fingerprint, expires: expires > 0 ? expires : undefined };
 }
 
 function parseJson(base64: string): unknown {

@@ -358,7 +358,7 @@ async function killedAt(
 }
 
 /** What the lock and the file are made of, and how often it is called at least. */
-const calls = { link: 1, fchmod: 1, fsync: 2, rename: 1, unlink: 1, truncate: 1 };
+const calls = { link: 1, fchmod: 1, fsync: 2, rename: 1, unlink: 1, ftruncate: 1 };
 
 describe('whenever it is killed', { concurrency: 2 }, () => {
   for (const [call, fewest] of Object.entries(calls)) {

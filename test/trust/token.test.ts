@@ -32,7 +32,9 @@ describe('a token that comes in', () => {
     const { expires_at: _end, ...rest } = content;
     const endless = { ...received, expires: undefined };
     assert.deepEqual(parseToken(base64(rest)), endless);
-    assert.deepEqual(parseToken(base64({ ...rest, expires_at: 'tomorrow' })), endless);
+    for (const expires_at of ['tomorrow', '0001-01-01T00:00:00Z']) {
+      assert.deepEqual(parseToken(base64({ ...rest, expires_at })), endless);
+    }
   });
 
   for (const [what, text] of [
@@ -58,7 +60,7 @@ describe('a token that comes in', () => {
   test('is as it was made', () => {
     const text = fc.string({ minLength: 1, unit: 'binary' });
     const digest = fc.stringMatching(/^[0-9a-f]{64}$/);
-    const time = fc.date({ noInvalidDate: true, min: new Date(0), max: new Date(8e14) });
+    const time = fc.date({ noInvalidDate: true, min: new Date(1), max: new Date(8e14) });
     const addresses = fc.array(text);
     fc.assert(
       fc.property(text, digest, digest, addresses, time, (name, secret, fingerprint, list, end) => {
