@@ -281,6 +281,16 @@ describe('a wrong configuration', () => {
       'logging.file must be an absolute path, or "" for standard error, not "x"',
     ],
     [
+      '[server]\naddresses = ["images.example.org", "a b"]',
+      2,
+      'server.addresses must be hosts such as "images.example.org" or "192.0.2.1:8443", not "a b"',
+    ],
+    [
+      '[server]\naddresses = "images.example.org"',
+      2,
+      'server.addresses must be a list of hosts such as ["images.example.org"], not "images.example.org"',
+    ],
+    [
       '[server]\nlisten = "8443"',
       2,
       'server.listen must be an address and a port such as "127.0.0.1:8443" or ":8443", or "" for no server, not "8443"',

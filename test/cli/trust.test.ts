@@ -326,8 +326,12 @@ describe('a running daemon', () => {
     await writeFile(here.file, whole);
     await daemon.call('reload');
     assert.equal((await listed(here)).clients.length, 1);
-    const told = daemon.events.filter(({ msg }) => msg === 'cannot read who is trusted');
-    assert.equal(told.length, 1);
+    const told = () => daemon.events.filter(({ msg }) => msg === 'cannot read who is trusted');
+    assert.equal(told().length, 1);
+    await writeFile(here.file, '');
+    await daemon.call('reload');
+    await daemon.event('cannot read who is trusted');
+    assert.equal(told().length, 2);
   });
 
   test('of another state folder is left alone', async (t) => {

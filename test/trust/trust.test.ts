@@ -35,6 +35,8 @@ interface Site {
   events: LogEvent[];
   /** What the file was replaced with, one text a time. */
   writes: string[];
+  /** What happens while the file is written. */
+  onWrite: { call?: () => void };
   /** What the next writes fail with. */
   failing: { error?: ServerError };
   /** The same, opened anew. */
@@ -50,12 +52,14 @@ async function site(t: TestContext): Promise<Site> {
   const events: LogEvent[] = [];
   const writes: string[] = [];
   const failing: Site['failing'] = {};
+  const onWrite: Site['onWrite'] = {};
   const destination = { write: (line: string) => void events.push(JSON.parse(line) as LogEvent) };
   const again = () =>
     openTrust({
       file,
       async write(path, text) {
         if (failing.error !== undefined) throw failing.error;
+        onWrite.call?.();
         await writeFileAtomically(path, [Buffer.from(text)], { mode: 0o600 });
         writes.push(text);
       },
@@ -65,7 +69,7 @@ async function site(t: TestContext): Promise<Site> {
     });
   const trust = await again();
   return {
-    ...{ trust, file, clock, events, writes, failing, again },
+    ...{ trust, file, clock, events, writes, failing, onWrite, again },
     token: async (name, lifetime = day) =>
       (await trust.invite({ name, lifetime, addresses })).token,
     admit: ({ der }, token, from = address) =>
@@ -546,6 +550,22 @@ describe('when a client was last seen', () => {
     assert.deepEqual(usedOf(writes.at(-1)), [new Date(clock.now).toISOString()]);
     await trust.close();
     assert.equal(writes.length, 2);
+  });
+
+  test('is not forgotten while something else is being written', async (t) => {
+    const here = await site(t);
+    const { trust, writes, clock } = here;
+    await trust.add({ name: 'alice', certificate: alice.der });
+    assert.ok(isTrusted(trust, alice));
+    here.onWrite.call = () => {
+      clock.now += 1000;
+      assert.ok(isTrusted(trust, alice));
+    };
+    await here.token('bob');
+    delete here.onWrite.call;
+    await trust.close();
+    assert.deepEqual(usedOf(writes.at(-1)), [new Date(clock.now).toISOString()]);
+    assert.equal(writes.length, 3);
   });
 
   test('costs no one anything where it cannot be written', async (t) => {
