@@ -5,6 +5,7 @@ import { lstat, readFile } from 'node:fs/promises';
 import { type IncomingMessage, request } from 'node:http';
 import { join } from 'node:path';
 import { type ErrorCode, errorCodes, ServerError, systemCode, systemText } from '../errors.js';
+import { mostPathBytes } from './unix-socket.js';
 
 /** A line of the answer to a call. */
 export interface Told {
@@ -13,9 +14,6 @@ export interface Told {
   /** `code` is one of {@link errorCodes}, or another one for a failure of the daemon itself. */
   error?: { code: string; message: string; hint?: string };
 }
-
-/** What the system takes as the path of a socket (unix(7)), without the closing zero. */
-export const mostPathBytes = 107;
 
 /** Where the daemon with this folder listens. */
 export function socketPath(runDir: string): string {

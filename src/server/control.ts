@@ -3,17 +3,15 @@
  * A call is `POST /v1/<command>` with the arguments as JSON. The answer is a JSON object a line: `{event}` for
  * each progress report, then one `{result}` or `{error}`.
  */
-import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { chmod, link, lstat, mkdir, rename, rm, unlink } from 'node:fs/promises';
 import type { Server, ServerResponse } from 'node:http';
-import { connect, type Socket } from 'node:net';
-import { join } from 'node:path';
+import type { Socket } from 'node:net';
 import { setTimeout } from 'node:timers/promises';
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
-import { ServerError, systemCode, systemText } from '../errors.js';
+import { ServerError } from '../errors.js';
 import type { Logger } from '../log.js';
-import { mostPathBytes, socketPath, type Told } from './control-client.js';
+import { socketPath, type Told } from './control-client.js';
+import { listenAtSocket, type SocketPlace } from './unix-socket.js';
 
 export interface ControlCall {
   /** What the caller sent; {} where it sent nothing. Not checked. */
@@ -63,17 +61,16 @@ export interface ControlServer {
  */
 export async function createControlServer(options: ControlServerOptions): Promise<ControlServer> {
   const path = socketPath(options.runDir);
-  if (Buffer.byteLength(path) > mostPathBytes) throw tooLong(path);
   const limits = limitsOf(options.limits);
   const calls = new Set<Call>();
   const app = createApp(options, { calls, limits });
   const sockets = trackSockets(app.server);
   try {
-    const inode = await listenAt(app, { path, runDir: options.runDir });
-    return { path, close: () => close(app, { path, inode, calls, sockets, limits }) };
+    const place = await listenAtSocket(path, (made) => app.listen({ path: made }));
+    return { path, close: () => close(app, { place, calls, sockets, limits }) };
   } catch (error) {
     await app.close();
-    throw error instanceof ServerError ? error : listenError(path, error);
+    throw error;
   }
 }
 
@@ -202,118 +199,14 @@ function trackSockets(server: Server): Set<Socket> {
   return sockets;
 }
 
-/**
- * The socket gets its name when it has its mode already: it is made in a folder that nobody else may enter.
- * @returns its inode.
- */
-async function listenAt(
-  app: App,
-  { path, runDir }: { path: string; runDir: string },
-): Promise<number> {
-  await mkdir(runDir, { recursive: true, mode: 0o755 });
-  // As short as the name of the socket, for its path must not become longer.
-  const folder = join(runDir, `.c${randomBytes(3).toString('hex')}`);
-  await mkdir(folder, { mode: 0o700 });
-  const made = join(folder, 's');
-  try {
-    await app.listen({ path: made });
-    await chmod(made, 0o660);
-    await linkInPlace(made, { path, aside: join(folder, 'o') });
-    return (await lstat(made)).ino;
-  } finally {
-    await rm(folder, { recursive: true, force: true });
-  }
-}
-
-/** Gives the socket `made` its name. Of two that try at once, one succeeds. */
-async function linkInPlace(
-  made: string,
-  { path, aside }: { path: string; aside: string },
-): Promise<void> {
-  for (let attempt = 0; attempt < 10; attempt++) {
-    try {
-      return await link(made, path);
-    } catch (error) {
-      if (systemCode(error) !== 'EEXIST') throw error;
-    }
-    const found = await whatIs(path);
-    if (found === 'other') throw inTheWay(path);
-    if (found === 'living') break;
-    if (found === 'stale') await removeStale(path, aside);
-  }
-  throw new ServerError('BUSY', `Another daemon listens at ${path}`, {
-    hint: 'stop it first, or set paths.run to a folder of its own',
-  });
-}
-
-async function whatIs(path: string): Promise<'living' | 'stale' | 'other' | 'nothing'> {
-  try {
-    if (!(await lstat(path)).isSocket()) return 'other';
-    return (await isAlive(path)) ? 'living' : 'stale';
-  } catch (error) {
-    if (systemCode(error) === 'ENOENT') return 'nothing';
-    throw error;
-  }
-}
-
-/** Takes a stale socket away; one that has come to life in its place meanwhile gets its name back. */
-async function removeStale(path: string, aside: string): Promise<void> {
-  try {
-    await rename(path, aside);
-  } catch (error) {
-    // Another process was faster.
-    if (systemCode(error) === 'ENOENT') return;
-    throw error;
-  }
-  if (await isAlive(aside)) await link(aside, path);
-  await unlink(aside);
-}
-
-/** Whether a process listens there, be it that it does not answer. */
-async function isAlive(path: string): Promise<boolean> {
-  const socket = connect(path);
-  try {
-    await once(socket, 'connect');
-    return true;
-  } catch (error) {
-    if (['ECONNREFUSED', 'ENOENT'].includes(systemCode(error) ?? '')) return false;
-    // Its queue is full: there is one.
-    if (systemCode(error) === 'EAGAIN') return true;
-    throw error;
-  } finally {
-    socket.destroy();
-  }
-}
-
-function tooLong(path: string): ServerError {
-  const message = `The path of the control socket is too long: ${path} has ${Buffer.byteLength(path)} bytes, ${mostPathBytes} are the most`;
-  return new ServerError('CONFIG', message, { hint: 'set paths.run to a shorter path' });
-}
-
-function inTheWay(path: string): ServerError {
-  return new ServerError('IO', `Cannot listen at ${path}: what is there is no socket`, {
-    hint: 'move it away, or set paths.run to another folder',
-  });
-}
-
-function listenError(path: string, cause: unknown): ServerError {
-  const denied = ['EACCES', 'EPERM', 'EROFS'].includes(systemCode(cause) ?? '');
-  return new ServerError(
-    denied ? 'DENIED' : 'IO',
-    `Cannot listen at ${path}: ${systemText(cause)}`,
-    { hint: 'set paths.run to a folder that this user may write', cause },
-  );
-}
-
 interface Closing extends Calls {
-  path: string;
-  inode: number;
+  place: SocketPlace;
   sockets: Set<Socket>;
 }
 
-async function close(app: App, { path, inode, ...rest }: Closing): Promise<void> {
+async function close(app: App, { place, ...rest }: Closing): Promise<void> {
   try {
-    await removeOwn(path, inode);
+    await place.remove();
   } finally {
     await stopListening(app, rest);
   }
@@ -331,13 +224,4 @@ async function stopListening(
   done.abort();
   for (const socket of sockets) socket.destroy();
   await closed;
-}
-
-/** Removes the socket, unless another daemon's stands there by now. */
-async function removeOwn(path: string, inode: number): Promise<void> {
-  try {
-    if ((await lstat(path)).ino === inode) await unlink(path);
-  } catch (error) {
-    if (systemCode(error) !== 'ENOENT') throw listenError(path, error);
-  }
 }
