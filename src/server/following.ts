@@ -6,6 +6,7 @@ import type { Logger } from '../log.js';
 import { type CertificatePair, readCertificate } from './certificate.js';
 import { parseListen } from './listen.js';
 import { createImageServer, type ImageServer } from './server.js';
+import type { HttpService } from './service.js';
 
 /** What the server needs of the configuration. */
 export interface ServingConfig {
@@ -17,6 +18,8 @@ export interface ServingConfig {
 
 export interface ServingOptions {
   log: Logger;
+  /** What it answers beside the published tree. Default: nothing. */
+  services?: readonly HttpService[];
   /** How long connections to an address that is given up may go on, in milliseconds. Default: an hour. */
   retireMs?: number;
 }
@@ -43,7 +46,11 @@ interface Current {
 }
 
 /** Makes what serves from the first {@link Serving.apply} on. */
-export function createServing({ log, retireMs = 3_600_000 }: ServingOptions): Serving {
+export function createServing({
+  log,
+  services = [],
+  retireMs = 3_600_000,
+}: ServingOptions): Serving {
   let current: Current | undefined;
   let reason = 'it has not started yet';
   const retired = new Map<ImageServer, Promise<void>>();
@@ -126,6 +133,7 @@ export function createServing({ log, retireMs = 3_600_000 }: ServingOptions): Se
       ...{ listen, root, imagesDir, streamsDir },
       certificate,
       log,
+      services,
     });
     log.info({ url: server.url }, 'serving');
     return { server, config, certificate };

@@ -2,12 +2,11 @@
  * What anyone may read: the two documents, the image files and the catalogue page.
  */
 import { relative, sep } from 'node:path';
-import { ServerError, systemCode } from '../errors.js';
-import type { Logger } from '../log.js';
+import { ServerError } from '../errors.js';
 import { acceptsGzip } from './conditions.js';
 import type { Documents, PublishedFile, StreamDocument } from './documents.js';
 import { type OpenFile, openInside } from './image-files.js';
-import { onceAMinute } from './once-a-minute.js';
+import type { OpenFiles } from './open-files.js';
 import { type DocumentName, parseRequestPath } from './request-path.js';
 import {
   type Content,
@@ -24,9 +23,7 @@ export interface PublicTreeOptions {
   /** Absolute; in `root`, so that `images.json` can name what lies in it. */
   imagesDir: string;
   documents: Documents;
-  /** How many files may be open for downloads at once. */
-  downloads: number;
-  log: Logger;
+  files: OpenFiles;
 }
 
 /** Answers one GET or HEAD. */
@@ -38,8 +35,7 @@ export type PublicTree = (exchange: Exchange) => Promise<void>;
  * @throws ServerError CONFIG if the images lie outside of the root
  */
 export function createPublicTree(options: PublicTreeOptions): PublicTree {
-  const reportBusy = onceAMinute((open: number) => options.log.warn({ open }, refused));
-  const tree: Tree = { ...options, imagesPrefix: imagesPrefixOf(options), open: 0, reportBusy };
+  const tree: Tree = { ...options, imagesPrefix: imagesPrefixOf(options) };
   return (exchange) => {
     const wanted = parseRequestPath(exchange.request.url ?? '', tree.imagesPrefix);
     switch (wanted?.kind) {
@@ -55,13 +51,8 @@ export function createPublicTree(options: PublicTreeOptions): PublicTree {
   };
 }
 
-const refused = 'Too many downloads at once; new ones are refused';
-
 interface Tree extends PublicTreeOptions {
   imagesPrefix: readonly string[];
-  /** How many files are open now. */
-  open: number;
-  reportBusy(open: number): void;
 }
 
 function imagesPrefixOf({ root, imagesDir }: PublicTreeOptions): readonly string[] {
@@ -181,29 +172,22 @@ function unlistedContent({ size, modified }: OpenFile, headers: Record<string, s
   );
 }
 
-const outOfFiles = new Set(['EMFILE', 'ENFILE']);
-
 /** Opens a file for as long as `use` runs, within the number of files that may be open. */
 async function withFile(
-  tree: Tree,
+  { files }: Tree,
   exchange: Exchange,
   { dir, path }: { dir: string; path: string },
   use: (file: OpenFile | undefined) => void | Promise<void>,
 ): Promise<void> {
-  if (tree.open >= tree.downloads) return tooBusy(tree, exchange);
-  tree.open += 1;
   try {
-    await use(await openInside(dir, path));
+    await files.hold(1, async () => use(await openInside(dir, path)));
   } catch (error) {
-    if (!outOfFiles.has(systemCode(error) ?? '')) throw error;
-    tooBusy(tree, exchange);
-  } finally {
-    tree.open -= 1;
+    if (!(error instanceof ServerError && error.code === 'BUSY')) throw error;
+    tooBusy(exchange);
   }
 }
 
-function tooBusy(tree: Tree, exchange: Exchange): void {
-  tree.reportBusy(tree.open);
+function tooBusy(exchange: Exchange): void {
   sendText(exchange, {
     status: 503,
     text: 'Too many downloads at once: try again in a minute.',

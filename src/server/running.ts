@@ -2,8 +2,8 @@
  * The responses on their way: how many there are on a connection, and when there are none at all.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import type { Server } from 'node:https';
 import type { Socket } from 'node:net';
+import type { AnyServer } from './connections.js';
 
 export interface Running {
   /**
@@ -28,7 +28,11 @@ const mostPipelined = 4;
  * Follows the responses of a server, and ends those whose connection is gone: Node closes the one that
  * it was sending, but not those of pipelined requests that waited for it, with the files they hold.
  */
-export function trackResponses(server: Server): Running {
+export function trackResponses(
+  server: AnyServer,
+  /** The event of a connection that is ready for requests. */
+  event: 'connection' | 'secureConnection',
+): Running {
   const connections = new WeakMap<Socket, Connection>();
   let running = 0;
   let whenIdle = () => {};
@@ -38,7 +42,7 @@ export function trackResponses(server: Server): Running {
     running -= 1;
     if (running === 0) whenIdle();
   }
-  server.on('secureConnection', (socket) => {
+  server.on(event, (socket: Socket) => {
     const connection = { responses: [], refused: false };
     connections.set(socket, connection);
     socket.once('close', () => endUnsent(connection));

@@ -4,18 +4,27 @@
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Server } from 'node:https';
-import type { AddressInfo, Socket } from 'node:net';
+import type { AddressInfo } from 'node:net';
 import { setTimeout } from 'node:timers/promises';
-import { createSecureContext } from 'node:tls';
+import { createSecureContext, type TLSSocket } from 'node:tls';
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import { ServerError } from '../errors.js';
 import type { Logger } from '../log.js';
+import {
+  answerClientError,
+  logRequests,
+  offerUpgrades,
+  plainAddress,
+  trackConnections,
+} from './connections.js';
 import { createDocuments } from './documents.js';
 import { capacityOf, listenOn, parseListen, urlOf } from './listen.js';
-import { onceAMinute } from './once-a-minute.js';
+import { createOpenFiles, type OpenFiles } from './open-files.js';
+import { limitRequests, type Patience } from './patience.js';
 import { createPublicTree, type PublicTree } from './public-tree.js';
 import { type Exchange, failed, sendText } from './responses.js';
 import { type Running, trackResponses } from './running.js';
+import type { HttpService, Visitor } from './service.js';
 import { createPieceBudget } from './transfer.js';
 
 /** How long, in milliseconds, the server waits for a client, and how much it does at once. */
@@ -24,11 +33,11 @@ export interface ServerLimits {
   handshakeMs: number;
   /** For the head of a request. Default: 15,000. */
   headersMs: number;
-  /** For a whole request. Default: 30,000. */
+  /** For the body of a request, uploads aside. Default: 30,000. */
   requestMs: number;
   /** For the next request on a connection. Default: 30,000. */
   keepAliveMs: number;
-  /** For a client that takes no byte of its download. Default: 60,000. */
+  /** For a client that takes no byte of its download, or sends none of its upload. Default: 60,000. */
   stallMs: number;
   /** Connections at once; more are dropped. Default: by the limit of open files. */
   connections: number;
@@ -54,6 +63,8 @@ export interface ImageServerOptions {
   certificate: Certificate;
   log: Logger;
   limits?: Partial<ServerLimits>;
+  /** What it answers beside the published tree. With any, clients may show certificates. Default: none. */
+  services?: readonly HttpService[];
 }
 
 export interface CloseOptions {
@@ -89,12 +100,18 @@ export async function createImageServer(options: ImageServerOptions): Promise<Im
   const address = parseListen(options.listen);
   const limits = limitsOf(options.limits);
   const documents = createDocuments({ dir: options.streamsDir, log: options.log });
-  const tree = createPublicTree({ ...options, documents, downloads: limits.downloads });
+  const { log, services = [] } = options;
+  const files = createOpenFiles({ most: limits.downloads, log });
+  const tree = createPublicTree({ ...options, documents, files });
   const app = createApp(options, limits);
-  const running = trackResponses(app.server);
-  const cut = trackConnections(app.server, { limits, log: options.log });
-  logRequests(app.server, options.log);
-  addRoutes(app, { tree, running, log: options.log });
+  const running = trackResponses(app.server, 'secureConnection');
+  const cut = trackConnections(app.server, { connections: limits.connections, log });
+  logRequests(app.server, log);
+  const onLate = (request: IncomingMessage, response: ServerResponse) =>
+    refuse({ request, response }, { services, status: 408, text: 'This request took too long.' });
+  const patience = limitRequests(app.server, { ...limits, onLate });
+  addRoutes(app, { tree, running, log, services, files, patience });
+  offerUpgrades(app.server, { services, visitorOf });
   await listenOn(app, address);
   const listening = app.server.address() as AddressInfo;
   const close = createClose(app, { idle: running.idle, cut });
@@ -117,9 +134,13 @@ function limitsOf(given: Partial<ServerLimits> = {}): ServerLimits {
 
 type App = FastifyInstance<Server>;
 
-function createApp({ certificate }: ImageServerOptions, limits: ServerLimits): App {
+function createApp(options: ImageServerOptions, limits: ServerLimits): App {
+  const { certificate, services = [] } = options;
   const https = {
     ...usable(certificate),
+    // Clients' certificates sign themselves: what one is worth is for the services to say.
+    requestCert: services.length > 0,
+    rejectUnauthorized: false,
     ALPNProtocols: ['http/1.1', 'http/1.0'],
     handshakeTimeout: limits.handshakeMs,
     headersTimeout: limits.headersMs,
@@ -127,15 +148,13 @@ function createApp({ certificate }: ImageServerOptions, limits: ServerLimits): A
   };
   return Fastify({
     https,
-    connectionTimeout: limits.stallMs,
     keepAliveTimeout: limits.keepAliveMs,
-    requestTimeout: limits.requestMs,
     bodyLimit: 1024,
     exposeHeadRoutes: false,
     // A client that asks on while the server closes is answered, and told to go.
     return503OnClosing: false,
     clientErrorHandler: answerClientError,
-    frameworkErrors: (error, _request, reply) => answerError(error, reply),
+    frameworkErrors: (error, request, reply) => answerError(error, { request, reply, services }),
   }) as unknown as App;
 }
 
@@ -151,23 +170,50 @@ function usable({ key, cert }: Certificate) {
   }
 }
 
-function addRoutes(
-  app: App,
-  { tree, running, log }: { tree: PublicTree; running: Running; log: Logger },
-): void {
+interface Parts {
+  tree: PublicTree;
+  running: Running;
+  log: Logger;
+  services: readonly HttpService[];
+  files: OpenFiles;
+  patience: Patience;
+}
+
+function addRoutes(app: App, parts: Parts): void {
+  const { tree, running, log, services, files, patience } = parts;
   const budget = createPieceBudget();
-  const answer = (request: FastifyRequest, reply: FastifyReply) => {
+  const answer = (request: FastifyRequest, reply: FastifyReply, fallback: Fallback = tree) => {
     reply.hijack();
     const exchange = { request: request.raw, response: reply.raw, budget, log };
     const admission = running.admit(request.raw.socket);
     if (admission === 'ignore') return;
     if (admission === 'refuse') return refusePipelined(exchange);
-    tree(exchange).catch((error: unknown) => failed(exchange, error));
+    const service = services.find((each) => each.claims(request.raw));
+    const bePatient = patience.bePatient.bind(undefined, request.raw);
+    const done =
+      service?.answer({ ...exchange, visitor: visitorOf(request.raw), files, bePatient }) ??
+      fallback(exchange);
+    done.catch((error: unknown) => failed(exchange, error));
   };
-  app.route({ method: ['GET', 'HEAD'], url: '/*', handler: answer });
-  app.route({ method: otherMethods(app), url: '/*', onRequest: refuseMethod, handler: answer });
-  app.setNotFoundHandler(refuseMethod);
-  app.setErrorHandler((error: Error, _request, reply) => answerError(error, reply));
+  const change = async (request: FastifyRequest, reply: FastifyReply) =>
+    answer(request, reply, refuseMethod);
+  const handler = (request: FastifyRequest, reply: FastifyReply) => answer(request, reply);
+  app.route({ method: ['GET', 'HEAD'], url: '/*', handler });
+  // Before the body is read: that is for whoever answers.
+  app.route({ method: otherMethods(app), url: '/*', onRequest: change, handler });
+  app.setNotFoundHandler(change);
+  app.setErrorHandler((error: Error, request, reply) =>
+    answerError(error, { request, reply, services }),
+  );
+}
+
+type Fallback = (exchange: Exchange) => Promise<void>;
+
+/** Who asks over TLS. */
+function visitorOf({ socket }: IncomingMessage): Visitor {
+  const address = plainAddress(socket.remoteAddress);
+  const certificate = (socket as TLSSocket).getPeerX509Certificate()?.raw;
+  return { address, ...(certificate !== undefined && { certificate }) };
 }
 
 function refusePipelined(exchange: Exchange): void {
@@ -182,75 +228,37 @@ function otherMethods(app: App): string[] {
   return app.supportedMethods.filter((method) => method !== 'GET' && method !== 'HEAD');
 }
 
-async function refuseMethod(request: FastifyRequest, reply: FastifyReply): Promise<void> {
-  reply.hijack();
-  sendText(
-    { request: request.raw, response: reply.raw },
-    {
-      status: 405,
-      text: 'This server is read only here: use GET or HEAD.',
-      headers: { Allow: 'GET, HEAD', Connection: 'close' },
-    },
-  );
+async function refuseMethod(exchange: Exchange): Promise<void> {
+  sendText(exchange, {
+    status: 405,
+    text: 'This server is read only here: use GET or HEAD.',
+    headers: { Allow: 'GET, HEAD', Connection: 'close' },
+  });
 }
 
-function answerError(error: Error & { statusCode?: number }, reply: FastifyReply): void {
+function answerError(
+  error: Error & { statusCode?: number },
+  {
+    request,
+    reply,
+    services,
+  }: { request: FastifyRequest; reply: FastifyReply; services: readonly HttpService[] },
+): void {
   const status = error.statusCode ?? 500;
   const text = status < 500 ? 'This request is not understood.' : 'The server failed.';
-  reply.code(status).type('text/plain; charset=utf-8').send(`${text}\n`);
+  reply.hijack();
+  refuse({ request: request.raw, response: reply.raw }, { services, status, text });
 }
 
-const clientErrors: Record<string, string> = {
-  HPE_HEADER_OVERFLOW: '431 Request Header Fields Too Large',
-  ERR_HTTP_REQUEST_TIMEOUT: '408 Request Timeout',
-};
-
-/** Answers what Node could not read as HTTP; without a finished handshake nothing can be said. */
-function answerClientError(error: Error & { code?: string }, socket: Socket): void {
-  const code = error.code ?? '';
-  const isHttp = code.startsWith('HPE_') || code in clientErrors;
-  if (!isHttp || !socket.writable) return void socket.destroy();
-  const status = clientErrors[code] ?? '400 Bad Request';
-  const body = `${status}\n`;
-  const head = `HTTP/1.1 ${status}\r\nContent-Type: text/plain\r\nContent-Length: ${body.length}\r\n`;
-  socket.end(`${head}Connection: close\r\n\r\n${body}`, () => socket.destroy());
-}
-
-/** One event for each request, when its response has ended or was cut, while the log's level asks for it. */
-function logRequests(server: Server, log: Logger): void {
-  server.on('request', (request: IncomingMessage, response: ServerResponse) => {
-    if (log.level !== 'debug' && log.level !== 'trace') return;
-    const started = performance.now();
-    const { socket, method, url } = request;
-    const sentBefore = socket.bytesWritten;
-    response.once('close', () => {
-      const bytes = socket.bytesWritten - sentBefore;
-      const ms = Math.round(performance.now() - started);
-      const fields = { method, path: url, status: response.statusCode, bytes, ms };
-      log.debug({ ...fields, complete: response.writableFinished }, 'Request');
-    });
-  });
-}
-
-/** Keeps to the limit of connections; returns what cuts every one, those in their handshake too. */
-function trackConnections(
-  server: Server,
-  { limits: { connections }, log }: { limits: ServerLimits; log: Logger },
-): () => void {
-  const sockets = new Set<Socket>();
-  const dropped = 'Too many connections at once; new ones are dropped';
-  server.maxConnections = connections;
-  server.on(
-    'drop',
-    onceAMinute(() => log.warn({ connections }, dropped)),
-  );
-  server.on('connection', (socket: Socket) => {
-    sockets.add(socket);
-    socket.once('close', () => sockets.delete(socket));
-  });
-  return () => {
-    for (const socket of sockets) socket.destroy();
-  };
+/** Says what is wrong with a request in the way of whoever it is for, as the last on its connection. */
+function refuse(
+  exchange: Pick<Exchange, 'request' | 'response'>,
+  problem: { services: readonly HttpService[]; status: number; text: string },
+): void {
+  const { services, status, text } = problem;
+  const service = services.find((each) => each.claims(exchange.request));
+  if (service !== undefined) service.refuse(exchange, { status, text });
+  else sendText(exchange, { status, text, headers: { Connection: 'close' } });
 }
 
 function createClose(
