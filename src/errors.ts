@@ -33,6 +33,9 @@ export const errorCodes = [
   'ALIAS_MISSING',
   'TOO_LARGE',
   'UPLOADS_OFF',
+  // Nothing of that name is here, or it is not as the caller saw it.
+  'NOT_FOUND',
+  'CHANGED',
 ] as const;
 export type ErrorCode = (typeof errorCodes)[number];
 

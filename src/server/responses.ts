@@ -86,6 +86,17 @@ export async function sendFile(
   }
 }
 
+/** Answers with all of a source, which no client has in a cache. */
+export async function sendSource(
+  exchange: Exchange,
+  source: ByteSource & { size: number },
+  headers: OutgoingHttpHeaders,
+): Promise<void> {
+  const range = { start: 0, end: source.size - 1 };
+  const whole = { status: 200, headers: { ...headers, 'Content-Length': source.size }, range };
+  if ((await sendBody(exchange, source, whole)) === 'short') reportShort(exchange);
+}
+
 function answeredFromCache({ request, response }: Exchange, content: Content): boolean {
   if (!isNotModified(request.headers, content)) return false;
   const {

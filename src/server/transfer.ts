@@ -34,6 +34,24 @@ export function fileSource(handle: FileHandle): ByteSource {
   };
 }
 
+/** Sources one behind the other, each with its size in bytes, as one. */
+export function joinedSource(
+  parts: readonly { source: ByteSource; size: number }[],
+): ByteSource & { size: number } {
+  return {
+    size: parts.reduce((sum, { size }) => sum + size, 0),
+    async read(position, size) {
+      let start = 0;
+      for (const part of parts) {
+        const left = start + part.size - position;
+        if (left > 0) return part.source.read(position - start, Math.min(size, left));
+        start += part.size;
+      }
+      return new Uint8Array();
+    },
+  };
+}
+
 const KiB = 1024;
 const MiB = 1024 * KiB;
 /** One TLS record. */

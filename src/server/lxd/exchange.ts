@@ -9,6 +9,8 @@ export interface Caller {
   client?: TrustedClient;
   /** Why not, where a certificate was shown: for the user to read. */
   refusal?: string;
+  /** DER of the certificate that was shown. */
+  certificate?: Uint8Array;
   /** IP address. */
   address: string;
 }
@@ -20,7 +22,10 @@ export interface Call {
   params: Readonly<Record<string, string>>;
   query: URLSearchParams;
   headers: IncomingHttpHeaders;
-  /** The body, of which nothing was read. */
+  /**
+   * The body, of which nothing was read. To destroy it, as leaving a `for await` does, cuts the connection before
+   * there is an answer: iterate with `destroyOnReturn: false`. What is left unread is passed over.
+   */
   body: Readable;
   /** Aborts when the client goes away before it has its answer, and when the server closes. */
   signal: AbortSignal;

@@ -1,0 +1,24 @@
+/** Who asks, and who may do more than read. */
+import { ServerError } from '../../errors.js';
+import type { Visitor } from '../service.js';
+import type { Callers, TrustedClient } from './contract.js';
+import type { Caller } from './exchange.js';
+
+/** What the certificate of a visitor is worth. */
+export function callerOf({ address, certificate }: Visitor, callers: Callers): Caller {
+  if (certificate === undefined) return { address };
+  if (certificate === 'unreadable') return { address, refusal: unreadable };
+  return { address, certificate, ...callers.judge(certificate) };
+}
+
+const unreadable =
+  'The client certificate cannot be read: make a new one, and add this server with a token';
+
+/** @throws ServerError FORBIDDEN, with how to get trusted */
+export function requireTrust({ client, refusal }: Caller): TrustedClient {
+  if (client !== undefined) return client;
+  if (refusal !== undefined) throw new ServerError('FORBIDDEN', refusal);
+  throw new ServerError('FORBIDDEN', 'Only clients that this server trusts may do this', {
+    hint: 'have its administrator run "lxd-image-server trust add NAME", and add the server with that token',
+  });
+}
