@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { makeFolder } from '../disk/files.js';
 import { exitCodes } from '../errors.js';
 import type { RunResult } from '../pipeline.js';
+import { localPath } from '../server/unix-socket.js';
 import type { Command } from './command.js';
 import { counted } from './format.js';
 import { publishTree } from './update.js';
@@ -51,6 +52,7 @@ async function installSite(
     root: config.paths.root,
     certFile: config.server.tlsCert,
     keyFile: config.server.tlsKey,
+    socketFile: localPath(config.paths.run),
     templateFile: fileURLToPath(new URL('../../../nginx/lxd-image-server.conf', import.meta.url)),
   });
 }

@@ -13,7 +13,9 @@ export interface NginxSiteOptions {
   root: string;
   certFile: string;
   keyFile: string;
-  /** The site with `@ROOT@`, `@CERT@` and `@KEY@` in it: nginx/lxd-image-server.conf of this project. */
+  /** Where the daemon answers the API. */
+  socketFile: string;
+  /** The site with `@ROOT@`, `@CERT@`, `@KEY@` and `@SOCKET@` in it: nginx/lxd-image-server.conf of this project. */
   templateFile: string;
 }
 
@@ -48,18 +50,24 @@ export async function installNginxSite(options: NginxSiteOptions): Promise<Nginx
 }
 
 async function filledIn(options: NginxSiteOptions): Promise<string> {
-  const values = { ROOT: options.root, CERT: options.certFile, KEY: options.keyFile };
+  const { root: ROOT, certFile: CERT, keyFile: KEY, socketFile: SOCKET } = options;
+  const values = { ROOT, CERT, KEY, SOCKET };
   for (const path of Object.values(values)) checkPath(path);
+  if (SOCKET.includes(':')) throw unspeakable(SOCKET);
   const template = await readFile(options.templateFile, 'utf8');
-  return template.replace(/@(ROOT|CERT|KEY)@/g, (_mark, name: keyof typeof values) => values[name]);
+  const place = /@(ROOT|CERT|KEY|SOCKET)@/g;
+  return template.replace(place, (_mark, name: keyof typeof values) => values[name]);
 }
 
 /** nginx reads variables and escapes even between quotes, and knows no way to write them literally. */
 function checkPath(path: string): void {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: those are what it looks for
-  if (!/["\\$\u0000-\u001f]/.test(path)) return;
-  throw new ServerError('CONFIG', `nginx cannot be told the path ${JSON.stringify(path)}`, {
-    hint: 'choose a path without quotes, backslashes, dollar signs and line breaks',
+  if (/["\\$\u0000-\u001f]/.test(path)) throw unspeakable(path);
+}
+
+function unspeakable(path: string): ServerError {
+  return new ServerError('CONFIG', `nginx cannot be told the path ${JSON.stringify(path)}`, {
+    hint: 'choose a path without quotes, backslashes, dollar signs and line breaks; for paths.run, without colons',
   });
 }
 

@@ -4,7 +4,6 @@
  */
 import { X509Certificate } from 'node:crypto';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import type { Logger } from '../log.js';
 import { answerClientError, logRequests, offerUpgrades, trackConnections } from './connections.js';
@@ -14,7 +13,7 @@ import { failed, sendText } from './responses.js';
 import { trackResponses } from './running.js';
 import type { HttpService, Visitor } from './service.js';
 import { createPieceBudget } from './transfer.js';
-import { listenAtSocket } from './unix-socket.js';
+import { listenAtSocket, localPath } from './unix-socket.js';
 
 export interface LocalServerLimits {
   /** For the head of a request, in milliseconds. Default: 15,000. */
@@ -43,9 +42,6 @@ export interface LocalServer {
   /** Removes the socket; what is under way may go on for `graceMs` milliseconds. Default: 3000. */
   close(options?: { graceMs?: number }): Promise<void>;
 }
-
-/** Where the nginx of this machine finds the server with this folder. */
-export const localPath = (runDir: string) => join(runDir, 'http.sock');
 
 /**
  * Listens at `<runDir>/http.sock`, mode 0660, as the control socket does.

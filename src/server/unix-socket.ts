@@ -12,6 +12,9 @@ import { ServerError, systemCode, systemText } from '../errors.js';
 /** What the system takes as the path of a socket (unix(7)), without the closing zero. */
 export const mostPathBytes = 107;
 
+/** Where nginx finds the daemon with this folder. */
+export const localPath = (runDir: string) => join(runDir, 'http.sock');
+
 /** A socket that was put in place. */
 export interface SocketPlace {
   /** Removes it, unless another process's stands there by now. @throws ServerError DENIED or IO */

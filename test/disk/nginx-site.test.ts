@@ -39,7 +39,7 @@ function debianLayout(name: string) {
     mkdirSync(join(nginxDir, sites), { recursive: true });
   }
   const [root, certFile, keyFile] = ['/srv/a tree', '/tls/c.crt', '/tls/k.key'];
-  return { nginxDir, root, certFile, keyFile, templateFile };
+  return { nginxDir, root, certFile, keyFile, socketFile: '/run/a b/http.sock', templateFile };
 }
 
 describe('installing the site', () => {
@@ -50,6 +50,7 @@ describe('installing the site', () => {
     assert.match(site, /^ {4}root "\/srv\/a tree";$/m);
     assert.match(site, /^ {4}ssl_certificate "\/tls\/c\.crt";$/m);
     assert.match(site, /^ {4}ssl_certificate_key "\/tls\/k\.key";$/m);
+    assert.match(site, /^ {8}proxy_pass "http:\/\/unix:\/run\/a b\/http\.sock:\$request_uri";$/m);
     assert.doesNotMatch(site, /@[A-Z]+@/);
     const link = readlinkSync(join(options.nginxDir, 'sites-enabled/lxd-image-server'));
     assert.equal(link, '../sites-available/lxd-image-server');
@@ -90,6 +91,11 @@ describe('installing the site', () => {
         message: `nginx cannot be told the path ${JSON.stringify(root)}`,
       });
     }
+    const socketFile = '/run/a:b/http.sock';
+    await assert.rejects(installNginxSite({ ...options, socketFile }), {
+      code: 'CONFIG',
+      message: 'nginx cannot be told the path "/run/a:b/http.sock"',
+    });
     assert.deepEqual(readdirSync(join(options.nginxDir, 'sites-available')), []);
   });
 });

@@ -2,6 +2,7 @@
 import { X509Certificate } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
 import type { IncomingHttpHeaders } from 'node:http';
+import { request as requestPlain } from 'node:http';
 import { request as requestTls } from 'node:https';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
@@ -108,17 +109,22 @@ export interface ApiResponse {
 // biome-ignore lint/suspicious/noExplicitAny: tests look into it as they expect it to be
 export type Envelope = Record<string, any>;
 
-/** Sends one request on a connection of its own. */
+/**
+ * Sends one request on a connection of its own.
+ * @param place a port of this machine over TLS, or the path of a socket without
+ */
 export function ask(
-  port: number,
+  place: number | string,
   path: string,
   { method = 'GET', headers = {}, body, as }: ApiRequest = {},
 ): Promise<ApiResponse> {
   const sent = body === undefined || isBytes(body) ? body : JSON.stringify(body);
   return new Promise((resolve, reject) => {
-    const request = requestTls(
+    const where = typeof place === 'number' ? { port: place } : { socketPath: place };
+    const start = typeof place === 'number' ? requestTls : requestPlain;
+    const request = start(
       {
-        ...{ host: '127.0.0.1', port, path, method, headers, agent: false },
+        ...{ host: '127.0.0.1', ...where, path, method, headers, agent: false },
         rejectUnauthorized: false,
         ...(as !== undefined && { key: as.key, cert: as.cert }),
       },

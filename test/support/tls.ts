@@ -9,12 +9,17 @@ export interface TestCertificate {
   cert: string;
 }
 
-/** An EC P-256 pair for `localhost`, 127.0.0.1 and ::1, valid for a day. */
-export async function createTestCertificate(): Promise<TestCertificate> {
+/** An EC P-256 pair for `localhost`, 127.0.0.1 and ::1, valid from now until `notAfter`: by default for a day. */
+export async function createTestCertificate({
+  notAfter = new Date(Date.now() + 86_400_000),
+}: {
+  notAfter?: Date;
+} = {}): Promise<TestCertificate> {
   const pair = await generate([{ name: 'commonName', value: 'localhost' }], {
     keyType: 'ec',
     curve: 'P-256',
-    notAfterDate: new Date(Date.now() + 86_400_000),
+    notBeforeDate: new Date(Math.min(Date.now(), notAfter.getTime() - 60_000)),
+    notAfterDate: notAfter,
     extensions: [
       {
         name: 'subjectAltName',
