@@ -78,7 +78,11 @@ export async function createLocalServer(options: LocalServerOptions): Promise<Lo
   offerUpgrades(server, { services, visitorOf });
 
   const path = localPath(options.runDir);
-  const place = await listenAtSocket(path, (made) => listen(server, made));
+  const place = await listenAtSocket(path, (made) => listen(server, made)).catch((error) => {
+    // It may listen already, at a place that it was not to stay at.
+    server.close();
+    throw error;
+  });
   let closed: Promise<void> | undefined;
   return {
     path,
