@@ -119,12 +119,21 @@ export function ask(
   { method = 'GET', headers = {}, body, as }: ApiRequest = {},
 ): Promise<ApiResponse> {
   const sent = body === undefined || isBytes(body) ? body : JSON.stringify(body);
+  // For some methods Node would send a body without a word of it.
+  const length = sent === undefined ? {} : { 'Content-Length': Buffer.byteLength(sent) };
   return new Promise((resolve, reject) => {
     const where = typeof place === 'number' ? { port: place } : { socketPath: place };
     const start = typeof place === 'number' ? requestTls : requestPlain;
     const request = start(
       {
-        ...{ host: '127.0.0.1', ...where, path, method, headers, agent: false },
+        ...{
+          host: '127.0.0.1',
+          ...where,
+          path,
+          method,
+          headers: { ...length, ...headers },
+          agent: false,
+        },
         rejectUnauthorized: false,
         ...(as !== undefined && { key: as.key, cert: as.cert }),
       },
