@@ -10,6 +10,8 @@ import type { Logger } from '../log.js';
 import { createPipeline, type RunResult } from '../pipeline.js';
 import { createControlServer } from '../server/control.js';
 import { createServing } from '../server/following.js';
+import { createLocalServer } from '../server/local.js';
+import type { HttpService } from '../server/service.js';
 import { createCommands } from './commands.js';
 import { createJobs } from './jobs.js';
 import { createJournal } from './journal.js';
@@ -95,16 +97,9 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     });
   };
   const runner = createRunner({ pipeline, pool, log, onActivity: reporter.activity, onRun });
-  // Needed by those before them only once they are there.
-  const parts: { lookout?: Lookout; reloader?: Reloader } = {};
-  // Also what the server asks, as `Callers` of its API, about whoever calls.
-  const trust = await openTrusting({
-    paths,
-    server: () => (parts.reloader?.config() ?? config).server,
-    log,
-  });
-  atEnd(() => trust.close());
-  const serving = createServing({ log });
+  // What is answered beside the published tree: over HTTPS, and to the nginx of this machine.
+  const services: HttpService[] = [];
+  const serving = createServing({ log, services });
   const together = [runner.close, replication.close, () => serving.close({ graceMs: downloadsMs })];
   atEnd(() => Promise.all(together.map((end) => doEnd(end, log))));
 
@@ -140,6 +135,8 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
   });
   const control = await createControlServer({ runDir: paths.run, commands, log });
   atEnd(() => control.close());
+  const local = await createLocalServer({ runDir: paths.run, services, log });
+  atEnd(() => local.close({ graceMs: downloadsMs }));
   // Reading can take hours, and the service is of use all that time.
   const timer = setTimeout(() => manager.ready(reporter.line()), longestStart);
   atEnd(async () => clearTimeout(timer));

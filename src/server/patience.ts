@@ -27,6 +27,8 @@ interface Current {
   /** Until the body has to be here. */
   deadline?: NodeJS.Timeout;
   patient: boolean;
+  /** Whether it was our turn when nothing had moved the last time. */
+  oursBefore: boolean;
 }
 
 /** Has a server keep to these times. Takes the place of `server.requestTimeout`. */
@@ -39,11 +41,11 @@ export function limitRequests(
   server.setTimeout(options.stallMs);
   server.on('timeout', (socket: Socket) => {
     const current = currents.get(socket);
-    if (current?.patient && waitsForUs(current)) socket.setTimeout(options.stallMs);
+    if (current?.patient && mayGoOn(current)) socket.setTimeout(options.stallMs);
     else socket.destroy();
   });
   server.prependListener('request', (request: IncomingMessage, response: ServerResponse) => {
-    const current: Current = { request, response, patient: false };
+    const current: Current = { request, response, patient: false, oursBefore: false };
     currents.set(request.socket, current);
     if (hasBody(request)) startDeadline(current, options);
   });
@@ -75,6 +77,13 @@ function startDeadline(current: Current, { requestMs, onLate }: PatienceOptions)
   const done = () => clearTimeout(current.deadline);
   request.once('close', done);
   request.socket.once('close', done);
+}
+
+/** The client has its whole time from when its turn comes, which may just have been. */
+function mayGoOn(current: Current): boolean {
+  const { oursBefore } = current;
+  current.oursBefore = waitsForUs(current);
+  return current.oursBefore || (oursBefore && !current.response.headersSent);
 }
 
 /** Whether it is our turn: all is here and the answer is not, or we do not take what is here. */

@@ -59,6 +59,8 @@ function sendJson(
   { status, body, headers }: { status: number; body: unknown; headers: OutgoingHttpHeaders },
 ): void {
   const bytes = Buffer.from(`${JSON.stringify(body)}\n`);
+  // A client that still sends would lose the answer with the connection: what it sends is passed over instead.
+  if (!request.complete) response.shouldKeepAlive = true;
   response.writeHead(status, {
     'Content-Type': 'application/json',
     'Content-Length': bytes.length,
