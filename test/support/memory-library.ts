@@ -111,6 +111,8 @@ export function createMemoryLibrary(root: string): MemoryLibrary {
 
 export interface MemoryCallers extends Callers {
   trust(name: string, certificate: Uint8Array): TrustedClient;
+  /** Trusts nobody any more. */
+  forgetAll(): void;
   /** A token for one use, in the form that clients take apart; `port` and `serverCertificate` say where it is for. */
   token(name: string, server: { port: number; serverCertificate: Uint8Array }): string;
 }
@@ -125,6 +127,7 @@ export function createMemoryCallers(): MemoryCallers {
   };
   return {
     trust,
+    forgetAll: () => clients.clear(),
     token(name, { port, serverCertificate }) {
       const token = {
         client_name: name,

@@ -1,35 +1,15 @@
 import assert from 'node:assert/strict';
-import { randomBytes, X509Certificate } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { describe, type TestContext, test } from 'node:test';
+import { describe, test } from 'node:test';
 import { WebSocket } from 'ws';
-import { createLocalServer } from '../../../src/server/local.js';
-import type { LxdApiOptions } from '../../../src/server/lxd/api.js';
-import { ask, makeApi } from '../../support/api.js';
+import { ask } from '../../support/api.js';
+import { serveBehindNginx } from '../../support/api-behind-nginx.js';
 import { splitImage } from '../../support/api-images.js';
-import { startNginx } from '../../support/nginx.js';
 import { needs } from '../../support/programs.js';
-import { makeSite } from '../../support/site.js';
-import { temporaryFolder } from '../../support/temporary.js';
 import { createTestCertificate } from '../../support/tls.js';
-
-/** The API behind a real nginx with the site that `init` installs. */
-async function serveBehindNginx(t: TestContext, options: Partial<LxdApiOptions> = {}) {
-  const parts = await makeApi(t, options);
-  const folder = await temporaryFolder(t);
-  const site = await makeSite(folder, { address: '127.0.0.1:0' });
-  const runDir = join(folder, 'run');
-  await mkdir(runDir, { recursive: true });
-  const local = await createLocalServer({ runDir, services: [parts.api], log: parts.log });
-  t.after(() => local.close({ graceMs: 0 }));
-  const nginx = await startNginx(site, join(folder, 'nginx'));
-  t.after(() => nginx.close());
-  const [friend, stranger] = await Promise.all([createTestCertificate(), createTestCertificate()]);
-  parts.callers.trust('friend', new X509Certificate(friend.cert).raw);
-  return { ...parts, local, site, friend, stranger, port: Number(new URL(nginx.url).port) };
-}
 
 describe('behind nginx', needs('nginx'), () => {
   test('a client is who its certificate says, whatever its headers say', async (t) => {
