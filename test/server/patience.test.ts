@@ -91,6 +91,21 @@ test('what is left of an upload that is refused is passed over, for a while', as
   clearInterval(drip);
 });
 
+test('a connection closes after a refusal when all was sent, not before', async (t) => {
+  const { port } = await serve(t, {});
+  const socket = await connectTls(port);
+  socket.write(chunked('/1.0/images/aliases'));
+  const [refusal] = await once(socket, 'data');
+  assert.match(String(refusal), /^HTTP\/1\.1 403 /);
+  const ended = once(socket.resume(), 'end');
+  for (const piece of pieces) {
+    await wait(10);
+    assert.equal(socket.readableEnded, false);
+    socket.write(piece);
+  }
+  await ended;
+});
+
 test('work may take longer than a connection may be idle', async (t) => {
   const { port, operations, friend } = await serve(t, { stallMs: 50 });
   const { id } = operations.begin({ description: 'x', work: () => wait(300, undefined) });

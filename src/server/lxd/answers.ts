@@ -59,8 +59,7 @@ function sendJson(
   { status, body, headers }: { status: number; body: unknown; headers: OutgoingHttpHeaders },
 ): void {
   const bytes = Buffer.from(`${JSON.stringify(body)}\n`);
-  // A client that still sends would lose the answer with the connection: what it sends is passed over instead.
-  if (!request.complete) response.shouldKeepAlive = true;
+  if (!request.complete && !response.shouldKeepAlive) closeAfterBody({ request, response });
   response.writeHead(status, {
     'Content-Type': 'application/json',
     'Content-Length': bytes.length,
@@ -69,6 +68,12 @@ function sendJson(
     ...headers,
   });
   response.end(request.method === 'HEAD' ? undefined : bytes);
+}
+
+/** A client that still sends would lose the answer with the connection: what it sends is passed over first. */
+function closeAfterBody({ request, response }: Wire): void {
+  response.shouldKeepAlive = true;
+  request.once('end', () => request.socket.end());
 }
 
 const statuses: Partial<Record<ErrorCode, number>> = {

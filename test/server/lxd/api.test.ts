@@ -548,7 +548,7 @@ describe('failures', () => {
         uploads: {
           post: async ({ body, signal }) => {
             signal.addEventListener('abort', () => said(new Error('aborted')));
-            for await (const _chunk of body);
+            for await (const _chunk of body.iterator({ destroyOnReturn: false }));
             throw new ServerError('IO', 'never');
           },
         },
@@ -561,6 +561,8 @@ describe('failures', () => {
     await once(sending, 'socket');
     sending.socket?.once('secureConnect', () => setImmediate(() => sending.destroy()));
     assert.equal((await aborted).message, 'aborted');
+    // By then whatever was thrown has been looked at.
+    assert.equal((await ask(port, '/1.0')).status, 200);
     assert.deepEqual(events, []);
   });
 
