@@ -2,9 +2,9 @@
  * Pushes that were announced: a trusted client says what comes, and a server that nobody knows brings it with the
  * secret that the client got. Each is a token operation, for one use and for a time.
  */
-import { randomBytes, timingSafeEqual } from 'node:crypto';
 import type { TrustedClient, UploadFacts } from '../contract.js';
 import type { Operation, Operations } from '../exchange.js';
+import { isSameSecret, newSecret } from '../secrets.js';
 import { createSlots } from './slots.js';
 
 /** What the client said. */
@@ -31,7 +31,7 @@ export interface PushLimits {
 
 interface Waiting extends AnnouncedPush {
   operation: Operation;
-  secret: Buffer;
+  secret: string;
   /** Resolves when nothing is kept of it any more. */
   gone: Promise<void>;
 }
@@ -68,16 +68,15 @@ export function createPushes(operations: Operations, limits: PushLimits): Pushes
       throw error;
     }
     const gone = follow(operation, free);
-    waiting.set(operation.id, { ...push, operation, secret: Buffer.from(secret), gone });
+    waiting.set(operation.id, { ...push, operation, secret, gone });
     return operation;
   }
 
   return {
     announce,
     redeem: ({ fingerprint, secret }) => {
-      const given = Buffer.from(secret);
       const found = [...waiting.values()].find((push) => {
-        return push.facts.fingerprint === fingerprint && isSame(push.secret, given);
+        return push.facts.fingerprint === fingerprint && isSameSecret(push.secret, secret);
       });
       if (found === undefined) return undefined;
       waiting.delete(found.operation.id);
@@ -90,13 +89,4 @@ export function createPushes(operations: Operations, limits: PushLimits): Pushes
       await Promise.all(pushes.map(({ gone }) => gone));
     },
   };
-}
-
-/** 64 hexadecimal digits that nobody can guess. */
-export function newSecret(): string {
-  return randomBytes(32).toString('hex');
-}
-
-function isSame(a: Buffer, b: Buffer): boolean {
-  return a.length === b.length && timingSafeEqual(a, b);
 }
