@@ -99,8 +99,8 @@ export function createFolderLibrary(folder: string): FolderLibrary {
         return taken;
       },
       discard: async () => {
-        open.delete(upload);
         if (!done) await rm(dir, { recursive: true, force: true });
+        open.delete(upload);
       },
     };
     open.add(upload);
