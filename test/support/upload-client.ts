@@ -11,7 +11,7 @@ import type { UploadSite } from './upload-site.js';
 export interface Reply {
   status: number;
   /** Of an error. */
-  error: string;
+  error: string | undefined;
   /** Of an operation, as it was when the answer was sent. */
   metadata: OperationView;
 }

@@ -38,13 +38,15 @@ export interface UploadSite {
 export interface UploadSiteOptions extends Partial<Omit<UploadsOptions, 'operations'>> {
   /** For the uploads; it exists. */
   folder: string;
+  /** In place of the address that the client has. */
+  address?: string;
   /** In place of trust for every certificate. */
   judge?: (certificate: Buffer | undefined) => Pick<Caller, 'client' | 'refusal'>;
 }
 
 /** Listens on 127.0.0.1. */
 export async function startUploadSite(options: UploadSiteOptions): Promise<UploadSite> {
-  const { folder, judge = trustAll, ...given } = options;
+  const { folder, address, judge = trustAll, ...given } = options;
   const log: Logger = given.log ?? memoryLog().log;
   const certificate = await createTestCertificate();
   const library = createFolderLibrary(folder);
@@ -72,7 +74,7 @@ export async function startUploadSite(options: UploadSiteOptions): Promise<Uploa
   async function answer(request: IncomingMessage, { signal }: { signal: AbortSignal }) {
     const { pathname, searchParams } = new URL(request.url ?? '', 'https://localhost');
     const shown = (request.socket as TLSSocket).getPeerX509Certificate()?.raw;
-    const caller = { ...judge(shown), address: request.socket.remoteAddress ?? '' };
+    const caller = { ...judge(shown), address: address ?? request.socket.remoteAddress ?? '' };
     if (`${request.method} ${pathname}` === 'POST /1.0/images') {
       const { headers } = request;
       const call = { caller, params: {}, query: searchParams, headers, body: request, signal };

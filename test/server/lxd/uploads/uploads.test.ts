@@ -162,7 +162,7 @@ describe('a trusted client', () => {
       const site = await start(t);
       const { status, error } = await send(site, { certificate, headers: multipart, body });
       assert.equal(status, 400);
-      assert.match(error, says);
+      assert.match(error ?? '', says);
       await assertNothing(site);
     });
   }
@@ -183,7 +183,7 @@ describe('a trusted client', () => {
     }
     const { status, error } = await send(site, { certificate, headers: plain, body: endless() });
     assert.equal(status, 413);
-    assert.match(error, /more than 100000 bytes/);
+    assert.match(error ?? '', /more than 100000 bytes/);
     assert.equal(sent, 5_000_000, 'the rest was not read');
     await assertNothing(site);
   });
@@ -226,7 +226,7 @@ describe('a trusted client', () => {
     const { request, reply } = open(site, { certificate, headers: multipart });
     request.write(split.subarray(0, -5));
     const { error } = await reply;
-    assert.match(error, /has sent nothing for/);
+    assert.match(error ?? '', /has sent nothing for/);
     request.destroy();
     await assertNothing(site);
   });
@@ -273,10 +273,10 @@ describe('a trusted client', () => {
     await until(() => site.library.open() === 2);
     const third = await send(site, { certificate, headers: plain, body: 'y' });
     assert.equal(third.status, 503);
-    assert.match(third.error, /2 of one client/);
+    assert.match(String(third.error), /2 of one client/);
     running.push(begin(other));
     await until(() => site.library.open() === 3);
-    assert.match((await send(site, { certificate: other, body: 'y' })).error, /3 in all/);
+    assert.match(String((await send(site, { certificate: other, body: 'y' })).error), /3 in all/);
     for (const [index, { request, reply }] of running.entries()) {
       request.end(String(index));
       assertAdded(await reply, fingerprintOf(`x${index}`), 2);
@@ -304,7 +304,7 @@ describe('a client that is not trusted', () => {
     const site = await start(t);
     const { status, error } = await send(site, { headers: plain, body: 'x' });
     assert.equal(status, 403);
-    assert.match(error, /trusted clients only: .*token/);
+    assert.match(error ?? '', /trusted clients only: .*token/);
   });
 
   test('hears it before the end of a body that is too long to be thrown away', async (t) => {
@@ -406,7 +406,7 @@ describe('a push', () => {
   test('is not waited for longer than its time, and leaves its place to another', async (t) => {
     const site = await start(t, { limits: { pushes: { all: 1, each: 1, expireMs: 100 } } });
     const token = await announce(site);
-    assert.match((await announce(site)).error, /Too many announced pushes/);
+    assert.match(String((await announce(site)).error), /Too many announced pushes/);
     await site.operations.get(token.metadata.id)?.ended();
     assert.equal((await bring(site, { secret: secretOf(token) })).status, 403);
     assert.equal((await announce(site)).status, 202);
@@ -452,7 +452,7 @@ describe('the JSON of a request', () => {
     const body = JSON.stringify({ source: {}, filler: 'x'.repeat(2_000_000) });
     const { status, error } = await send(site, { certificate, headers: jsonType, body });
     assert.equal(status, 400);
-    assert.match(error, /too long/);
+    assert.match(error ?? '', /too long/);
   });
 
   test('is refused where it is none', async (t) => {
