@@ -21,7 +21,7 @@ export interface FolderLibrary extends Library {
   /** How many uploads are neither finished nor discarded. */
   open(): number;
   /** Called with each part that an upload begins to write; what it throws, the upload throws. */
-  onWrite: (part: UploadPart) => void | Promise<void>;
+  onWrite: (part: UploadPart, signal: AbortSignal) => void | Promise<void>;
   /** Called before an image is taken in; what it throws, the upload throws. */
   onFinish: (facts: UploadFacts, signal: AbortSignal) => void | Promise<void>;
 }
@@ -53,7 +53,7 @@ export function createFolderLibrary(folder: string): FolderLibrary {
     let done = false;
     const upload: Upload = {
       write: async (part, source) => {
-        await library.onWrite(part);
+        await library.onWrite(part, signal);
         const path = join(dir, part);
         const hash = createHash('sha256');
         async function* hashed() {

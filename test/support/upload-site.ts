@@ -53,6 +53,8 @@ export async function startUploadSite(options: UploadSiteOptions): Promise<Uploa
   const operations = createOperations({ log });
   const requests: string[] = [];
   const server = createServer({ ...certificate, requestCert: true, rejectUnauthorized: false });
+  // No connection ends but by what is tested.
+  server.keepAliveTimeout = 0;
   const self = () => ({ addresses: [`127.0.0.1:${port}`], fingerprints: [digest(certificate)] });
   const uploads = createUploads({ library, operations, log, self, ...given });
 

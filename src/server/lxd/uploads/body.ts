@@ -31,14 +31,13 @@ export async function* chunksOf(
       waiting = true;
       const step = await new Promise<IteratorResult<Buffer>>((resolve, reject) => {
         fail = reject;
+        // The time that writing takes is not the sender's: what was set before tells nobody.
         timer.refresh();
         chunks.next().then(resolve, (cause) => {
           reject(signal.aborted ? signal.reason : brokenOff(sender, cause));
         });
       });
       waiting = false;
-      // The time that writing takes is not the sender's.
-      fail = () => {};
       if (step.done) return;
       yield step.value;
     }

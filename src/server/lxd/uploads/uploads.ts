@@ -99,13 +99,19 @@ export function createUploads(options: UploadsOptions): Uploads {
     try {
       return { kind: 'operation', operation: await answer(call) };
     } catch (error) {
-      const { body } = call;
-      unwanted.add(body);
-      body.once('close', () => unwanted.delete(body));
-      if (body.destroyed) unwanted.delete(body);
-      if (!call.signal.aborted && !isStalled(error)) await drain(body, limits.drain);
+      if (call.signal.aborted) throw cutOff(error);
+      await discardRest(call.body, error);
       throw error;
     }
+  }
+
+  /** Whoever has stopped sending would not hear an answer any sooner for being waited for. */
+  async function discardRest(body: Readable, error: unknown): Promise<void> {
+    unwanted.add(body);
+    body.once('close', () => unwanted.delete(body));
+    if (body.destroyed) unwanted.delete(body);
+    const stalled = error instanceof ServerError && error.code === 'INTERRUPTED';
+    if (!stalled) await drain(body, limits.drain);
   }
 
   return {
@@ -141,9 +147,11 @@ function incoming({ body, signal }: Call, { limits }: Context): AsyncIterable<Bu
   return chunksOf(body, { stallMs: limits.stallMs, signal, sender: 'The client' });
 }
 
-/** Whoever has stopped sending would not hear an answer any sooner for being waited for. */
-function isStalled(error: unknown): boolean {
-  return error instanceof ServerError && error.code === 'INTERRUPTED';
+function cutOff(cause: unknown): ServerError {
+  return new ServerError('INTERRUPTED', 'The upload was cut off', {
+    hint: 'try again',
+    cause,
+  });
 }
 
 interface Taking {

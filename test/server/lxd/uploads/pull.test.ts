@@ -1,7 +1,9 @@
 /** Images that this server fetches: from LXD and Incus, from simplestreams servers, and from those that lie. */
 import assert from 'node:assert/strict';
 import { readdir } from 'node:fs/promises';
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import { afterEach, before, describe, type TestContext, test } from 'node:test';
+import { ServerError } from '../../../../src/errors.js';
 import type { OperationView } from '../../../../src/server/lxd/exchange.js';
 import { deafPort } from '../../../support/deaf-port.js';
 import {
@@ -273,6 +275,26 @@ describe('a pull from LXD', () => {
     await assertFailed(site, await pull(site, source), /The source .* has sent nothing for/);
   });
 
+  test('hangs up where the disk is full', async (t) => {
+    const site = await start(t);
+    site.library.onWrite = () => {
+      throw new ServerError('DISK_FULL', 'The disk is full');
+    };
+    const gone = resolvers();
+    const source = await startSource(
+      t,
+      lxdReplies({
+        [paths.export]: (_request, response) => {
+          response.once('close', gone.resolve);
+          response.writeHead(200, multipart);
+          response.write(split.subarray(0, 100));
+        },
+      }),
+    );
+    await assertFailed(site, await pull(site, source), /The disk is full/);
+    await gone.promise;
+  });
+
   test('is cancelled in the middle, and leaves nothing', async (t) => {
     const site = await start(t);
     const begun = resolvers();
@@ -338,6 +360,14 @@ describe('a source that cannot be connected to', () => {
     const byName = { url: `https://localhost:${site.port}`, certificate: site.certificate };
     await assertFailed(site, await pull(site, byName), /Unable to connect.*this server itself/);
     assert.deepEqual(site.requests, ['POST /1.0/images', 'POST /1.0/images']);
+  });
+
+  test('is this server behind a proxy, whose certificate it does not know', async (t) => {
+    const source = await startSource(t, lxdReplies());
+    const self = () => ({ addresses: [`127.0.0.1:${source.port}`], fingerprints: [] });
+    const site = await start(t, { self });
+    await assertFailed(site, await pull(site, source), /Unable to connect.*this server itself/);
+    assert.deepEqual(source.requests, []);
   });
 
   test('is one on this host for a client that is elsewhere', async (t) => {
@@ -457,6 +487,7 @@ describe('a pull from a simplestreams server', () => {
       { '/images/a:b/squashfs': bytesReply('root!') },
       /another .*squashfs than/,
     ],
+    ['never ends a file', { '/images/a:b/squashfs': endless }, /another .*squashfs than/],
     [
       'sends a shorter file',
       { '/images/a:b/squashfs': bytesReply('roo') },
@@ -473,6 +504,14 @@ describe('a pull from a simplestreams server', () => {
     });
   }
 });
+
+function endless(_request: IncomingMessage, response: ServerResponse): void {
+  const more = () => {
+    while (!response.destroyed && response.write(Buffer.alloc(65_536)));
+  };
+  response.on('drain', more);
+  more();
+}
 
 function redirect(location: string): Reply {
   return (_request, response) => {

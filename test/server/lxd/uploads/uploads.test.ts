@@ -6,7 +6,7 @@ import { afterEach, before, describe, type TestContext, test } from 'node:test';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { ServerError } from '../../../../src/errors.js';
 import { inTemporaryFolder, temporaryFolder } from '../../../support/temporary.js';
-import { createTestCertificate, type TestCertificate } from '../../../support/tls.js';
+import { connectTls, createTestCertificate, type TestCertificate } from '../../../support/tls.js';
 import {
   fingerprintOf,
   formOf,
@@ -219,6 +219,34 @@ describe('a trusted client', () => {
     request.destroy();
     await until(() => site.library.open() === 0);
     await assertNothing(site);
+  });
+
+  test('leaves nothing behind when it goes away while the disk hangs', async (t) => {
+    const site = await start(t);
+    site.library.onWrite = (_part, signal) =>
+      new Promise((_resolve, reject) => {
+        signal.addEventListener('abort', () => reject(signal.reason));
+      });
+    const { request } = open(site, { certificate, headers: multipart });
+    request.on('error', () => {});
+    request.end(split);
+    await until(() => site.library.open() === 1);
+    request.destroy();
+    await until(() => site.library.open() === 0);
+    await assertNothing(site);
+  });
+
+  test('may bring another image after any that failed', async (t) => {
+    const site = await start(t, { limits: { each: 1 } });
+    await send(site, { certificate, headers: multipart, body: 'hello' });
+    const headers = { ...plain, 'X-LXD-fingerprint': splitFingerprint };
+    const wrong = await send(site, { certificate, headers, body: 'x' });
+    assert.equal(wrong.metadata.status, 'Failure');
+    const source = { ...{ type: 'image', mode: 'pull' }, server: 'x', fingerprint: 'x' };
+    const body = JSON.stringify({ source });
+    const pull = await send(site, { certificate, headers: jsonType, body });
+    assert.equal(pull.metadata.status, 'Failure');
+    assertAdded(await send(site, { certificate, body: 'x' }), fingerprintOf('x'), 1);
   });
 
   test('that stops sending is given up, and nothing is left', async (t) => {
@@ -471,10 +499,11 @@ test('closing ends the connections whose bodies nobody wanted, and the announced
       headers: jsonType,
       body: JSON.stringify({ source: { mode: 'push', fingerprint: splitFingerprint } }),
     });
-    const { request, reply } = open(site, { headers: plain });
-    const closed = new Promise((resolve) => request.once('close', resolve));
-    request.write('x');
-    assert.equal((await reply).status, 403);
+    const socket = await connectTls(site.port);
+    socket.write('POST /1.0/images HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nx');
+    const [answer] = (await once(socket, 'data')) as [Buffer];
+    assert.match(answer.toString(), /^HTTP\/1.1 403 /);
+    const closed = once(socket, 'close');
     await site.uploads.close();
     await closed;
     assert.equal(site.operations.get(token.metadata.id)?.view().status, 'Cancelled');
