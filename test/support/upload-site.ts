@@ -65,6 +65,8 @@ export async function startUploadSite(options: UploadSiteOptions): Promise<Uploa
     void answer(request, { signal: controller.signal })
       .catch((error: unknown) => failure(error))
       .then(({ status, body }) => {
+        // Clients ask for the connection to be closed; done before they have sent all, it costs them the answer.
+        if (!request.complete) response.setHeader('Connection', 'keep-alive');
         response.writeHead(status, { 'Content-Type': 'application/json' });
         response.end(JSON.stringify(body));
       });

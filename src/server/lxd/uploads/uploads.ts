@@ -25,7 +25,10 @@ export interface UploadLimits extends SourceLimits {
   each: number;
   /** Default: 256, and 32 of one client, good for an hour. */
   pushes: PushLimits;
-  /** What is read of a body that is not wanted before the answer is sent. Default: 64 MiB in 10 s. */
+  /**
+   * What is read of a body that is not wanted before the answer is sent. The rest is read while it is: a connection
+   * that is cut before a client has sent all costs it the answer. Default: 1 GiB in 20 s.
+   */
   drain: { bytes: number; ms: number };
 }
 
@@ -37,7 +40,7 @@ const defaults: UploadLimits = {
   headersMs: 30_000,
   stallMs: 60_000,
   pushes: { all: 256, each: 32, expireMs: 3_600_000 },
-  drain: { bytes: 64 * 1024 * 1024, ms: 10_000 },
+  drain: { bytes: 1024 ** 3, ms: 20_000 },
 };
 
 export interface UploadsOptions {
