@@ -26,8 +26,8 @@ export interface UploadLimits extends SourceLimits {
   /** Default: 256, and 32 of one client, good for an hour. */
   pushes: PushLimits;
   /**
-   * What is read of a body that is not wanted before the answer is sent. The rest is read while it is: a connection
-   * that is cut before a client has sent all costs it the answer. Default: 1 GiB in 20 s.
+   * What is read of a body that is not wanted before the answer is sent; the rest is read afterwards, for a client
+   * whose connection is cut before it has sent all may miss the answer. Default: 1 GiB in 20 s.
    */
   drain: { bytes: number; ms: number };
 }
