@@ -75,7 +75,7 @@ function keysForClients(
 }
 
 /** Fields of simplestreams for the combined digest, by the type of the root file. */
-const combinedFields: Record<RootType, readonly string[]> = {
+export const combinedFields: Record<RootType, readonly string[]> = {
   squashfs: ['combined_squashfs_sha256'],
   // combined_sha256 is the older name of combined_rootxz_sha256.
   'root.tar.xz': ['combined_rootxz_sha256', 'combined_sha256'],

@@ -60,6 +60,71 @@ export function readMetadataYaml(text: string): Reading<Facts> {
   });
 }
 
+/** What LXD and Incus know of an image from its `metadata.yaml`. */
+export interface ImageMetadata {
+  /** As it is written there: `x86_64`; '' where nothing is. */
+  architecture: string;
+  /** When it was made and when it expires, in milliseconds since 1970; 0 is unknown, and never. */
+  created: number;
+  expires: number;
+  properties: Record<string, string>;
+}
+
+/** Reads all of `metadata.yaml` that clients are shown of an image. */
+export function readImageMetadata(text: string): Reading<ImageMetadata> {
+  return reading(text, 'metadata.yaml', 'metadata-invalid', (document) => ({
+    architecture: optional(document.architecture, 'architecture') ?? '',
+    created: seconds(document.creation_date, 'creation_date'),
+    expires: seconds(document.expiry_date, 'expiry_date'),
+    properties: propertyTexts(document.properties ?? {}, 'properties'),
+  }));
+}
+
+/**
+ * Properties of an image as they are kept: without those that have no value, line breaks as spaces.
+ *
+ * @param properties as a client has sent them, or a file holds them.
+ */
+export function readProperties(properties: unknown): Reading<Record<string, string>> {
+  return judged('the list of properties', 'metadata-invalid', () =>
+    propertyTexts(properties, 'properties'),
+  );
+}
+
+/** A description may be some sentences long, but not a book. */
+const longestProperty = 4096;
+
+function propertyTexts(value: unknown, what: string): Record<string, string> {
+  const entries = few(Object.entries(mapping(value, what)), what);
+  const texts = entries.map(([key, entry]) => {
+    if (key === '') throw new Malformed(`${what} has one without a name`);
+    return [scalar(key, `a name in ${what}`), propertyText(entry, `${what}.${key}`)] as const;
+  });
+  return Object.fromEntries(texts.filter(([, text]) => text !== ''));
+}
+
+function propertyText(value: unknown, what: string): string {
+  if (isNone(value)) return '';
+  if (typeof value !== 'string') throw new Malformed(`${what} is not a text`);
+  if (value.length > longestProperty)
+    throw new Malformed(`${what} is longer than ${longestProperty} characters`);
+  const line = value.replace(/[\t\r\n]+/g, ' ').trim();
+  if (!isPrintable(line)) throw new Malformed(`${what} has control characters`);
+  return line;
+}
+
+/** The latest time that a JavaScript date can hold, in seconds since 1970. */
+const latestSecond = 8.64e12;
+
+/** Seconds since 1970 as milliseconds; 0 where nothing is there, or a time before. */
+function seconds(value: unknown, what: string): number {
+  const text = optional(value, what) ?? '0';
+  const number = Number(text);
+  if (!/^-?\d+(?:\.\d+)?$/.test(text) || number > latestSecond)
+    throw new Malformed(`${what} is not a time in seconds since 1970`);
+  return Math.max(0, Math.floor(number)) * 1000;
+}
+
 /**
  * Reads `image.yaml`, of which only the `simplestream` part counts:
  * `distro_name`, `release_aliases` (release → names, a list or separated by commas) and
@@ -134,14 +199,18 @@ function sumsFault(reason: string): { fault: Fault } {
 /** Thrown inside {@link reading} only; its message completes "metadata.yaml cannot be used: …". */
 class Malformed extends Error {}
 
-function reading(
+function reading<T>(
   text: string,
   name: string,
   code: Fault['code'],
-  read: (document: Record<string, unknown>) => Facts,
-): Reading<Facts> {
+  read: (document: Record<string, unknown>) => T,
+): Reading<T> {
+  return judged(name, code, () => read(mapping(parseYaml(text), 'the document')));
+}
+
+function judged<T>(name: string, code: Fault['code'], read: () => T): Reading<T> {
   try {
-    return { value: read(mapping(parseYaml(text), 'the document')) };
+    return { value: read() };
   } catch (error) {
     if (!(error instanceof Malformed)) throw error;
     const { message } = error;
@@ -152,7 +221,7 @@ function reading(
 }
 
 /** YAML whose scalars stay as they are written: 22.10 is a release, not a number that equals 22.1. */
-const schema = FAILSAFE_SCHEMA.withTags(
+export const yamlSchema = FAILSAFE_SCHEMA.withTags(
   nullCoreTag,
   [boolCoreTag, intCoreTag, floatCoreTag].map(({ tagName }) =>
     defineScalarTag(tagName, { resolve: (source) => source, identify: () => false }),
@@ -167,7 +236,7 @@ function parseYaml(text: string): unknown {
 
 function documentsOf(text: string): unknown[] {
   try {
-    return loadAll(text, { schema });
+    return loadAll(text, { schema: yamlSchema });
   } catch (error) {
     const [first = ''] = String(error instanceof Error ? error.message : error).split('\n');
     throw new Malformed(`it is not YAML (${first})`);

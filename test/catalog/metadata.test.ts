@@ -6,9 +6,11 @@ import {
   isAlias,
   largestText,
   type Reading,
+  readImageMetadata,
   readImageYaml,
   readMetadataYaml,
   readProductYaml,
+  readProperties,
   readSums,
 } from '../../src/catalog/metadata.js';
 import { type Facts, isPrintable } from '../../src/catalog/tree.js';
@@ -502,5 +504,93 @@ describe('SHA256SUMS', () => {
     const lines = Array.from({ length: Math.floor(largestText / 80) }, (_none, at) => line(at));
     const result = readSums(lines.join(''));
     assert.ok('value' in result && Object.keys(result.value).length === lines.length);
+  });
+});
+
+describe('all that metadata.yaml says of an image', () => {
+  test('is read, every property as text', () => {
+    const text = `architecture: x86_64
+creation_date: 1767225600
+expiry_date: 1767225601.5
+properties:
+  os: Demo
+  release: 22.10
+  build: 0x10
+  cloud: true
+  nothing:
+  description: |
+    two
+    lines
+templates: {/etc/hostname: {when: [create]}}
+`;
+    assert.deepEqual(readImageMetadata(text), {
+      value: {
+        architecture: 'x86_64',
+        created: 1_767_225_600_000,
+        expires: 1_767_225_601_000,
+        properties: {
+          os: 'Demo',
+          release: '22.10',
+          build: '0x10',
+          cloud: 'true',
+          description: 'two lines',
+        },
+      },
+    });
+    const empty = { architecture: '', created: 0, expires: 0, properties: {} };
+    assert.deepEqual(readImageMetadata('{}'), { value: empty });
+    assert.deepEqual(readImageMetadata('creation_date: -5'), { value: empty });
+  });
+
+  for (const [name, text] of [
+    ['a time that is none', 'creation_date: soon'],
+    ['a time that no date can hold', 'expiry_date: 99999999999999999999'],
+    ['properties that are a list', 'properties: [a]'],
+    ['a property that is a list', 'properties: {os: [a]}'],
+    ['a property with NUL', 'properties: {a: "x\\0y"}'],
+    ['a property with a turned direction', 'properties: {a: "x\\u202ey"}'],
+    ['a name with a newline', 'properties: {"a\\nb": c}'],
+    ['a name of nothing', 'properties: {"": c}'],
+    ['a long property', `properties: {a: ${'x'.repeat(4097)}}`],
+    ['a long name', `properties: {${'x'.repeat(201)}: a}`],
+    ['too many', `properties: {${Array.from({ length: 101 }, (_unused, at) => `p${at}: x`)}}`],
+    ['a property that refers to a list', 'a: &a [x]\nproperties: {os: *a}'],
+  ] as const) {
+    test(`is refused with ${name}`, () => {
+      const read = readImageMetadata(text);
+      assert.ok('fault' in read, JSON.stringify(read));
+      assert.equal(read.fault.code, 'metadata-invalid');
+      assert.ok(read.fault.reason.length < 400 && !read.fault.reason.includes('\n'));
+    });
+  }
+
+  test('is short text in one line, or nothing, whatever is written there', () => {
+    const documents = fc.oneof(
+      fc.string({ unit: 'binary', maxLength: 200 }),
+      fc.json().map((json) => `properties: ${json}`),
+      fc
+        .dictionary(fc.string({ maxLength: 20 }), fc.string({ unit: 'binary', maxLength: 20 }))
+        .map((properties) => JSON.stringify({ properties })),
+    );
+    fc.assert(
+      fc.property(documents, (text) => {
+        const read = readImageMetadata(text);
+        if ('fault' in read) return;
+        for (const [key, value] of Object.entries(read.value.properties)) {
+          assert.ok(isPrintable(key) && key !== '');
+          assert.ok(isPrintable(value) && value !== '');
+        }
+      }),
+      { numRuns: 2000 },
+    );
+  });
+
+  test('is judged in the same way where a client has sent it', () => {
+    assert.deepEqual(readProperties({ os: 'a\nb', empty: '' }), { value: { os: 'a b' } });
+    const inherited = JSON.parse('{"__proto__": "x"}') as object;
+    const read = readProperties(inherited);
+    assert.deepEqual('value' in read && Object.entries(read.value), [['__proto__', 'x']]);
+    for (const value of [null, [], 'x', { a: 1 }, { a: { b: 'c' } }, { 'a\0': 'b' }])
+      assert.ok('fault' in readProperties(value), JSON.stringify(value));
   });
 });
