@@ -10,6 +10,7 @@ import { createImagesDocumentBuilder, type ProductEntry } from './catalog/images
 import type { ProductHead } from './catalog/product.js';
 import {
   draftRecord,
+  type KnownDigests,
   knownDigests,
   makeRecord,
   type ProductRecord,
@@ -95,6 +96,13 @@ export interface Pipeline {
   generation(): Promise<Generation | undefined>;
   /** Products that are to be looked at again though nothing changes, and when, in milliseconds since 1970. */
   pending(): Map<string, number>;
+  /**
+   * Takes the digests of files that are about to come to a version or a product, from whoever wrote them: then they
+   * need not be read.
+   */
+  learn(digests: KnownDigests): void;
+  /** Versions that were taken out and whose files are still there, as the last run found them. */
+  removed(): string[];
 }
 
 /** A pipeline that remembers what it published: a later run costs as much as what has changed. */
@@ -173,6 +181,11 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       return new Map(
         records.flatMap(({ path, again }) => (again === undefined ? [] : [[path, again]])),
       );
+    },
+    learn: (digests) => departed.note(digests),
+    removed() {
+      const records = [...(last?.records.values() ?? [])];
+      return records.flatMap(({ path, removed = [] }) => removed.map((name) => `${path}/${name}`));
     },
   };
 

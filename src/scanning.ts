@@ -123,8 +123,10 @@ export function stillSame(
 }
 
 /** Whether there is nothing to publish and nothing to say of a product: it is empty, or has vanished. */
-function isNothing({ versions, yaml, problems }: ProductFolder): boolean {
-  return versions.length === 0 && yaml === undefined && problems.length === 0;
+function isNothing({ versions, yaml, problems, removed }: ProductFolder): boolean {
+  return (
+    versions.length === 0 && yaml === undefined && problems.length === 0 && removed === undefined
+  );
 }
 
 function isProduct(folder: string): boolean {

@@ -40,6 +40,8 @@ export interface ProductRecord {
   filled: string[];
   /** Other products that symbolic links in this one lead to. */
   links?: string[];
+  /** Names of versions that were taken out, of which the files are still there. */
+  removed?: string[];
   /** What is published; absent where no version is complete. */
   entry?: ProductEntry;
   totals: Totals;
@@ -99,6 +101,7 @@ export function draftRecord({ folder, fingerprint }: Scanned): ProductRecord {
     restless: [],
     filled: filledIn(folder),
     ...(folder.links && { links: folder.links }),
+    ...(folder.removed && { removed: folder.removed }),
     totals: { versions: 0, bytes: 0 },
     problems: [],
     digests: Buffer.from(JSON.stringify(digestsOf(folder))),

@@ -31,6 +31,12 @@ export function isHidden(name: string): boolean {
 }
 
 /**
+ * The hidden file that takes a version out: with it in the folder nothing of it is published any more, as though it
+ * were not there. Its files stay for a while, for clients and mirrors that go by older documents.
+ */
+export const removedMark = '.removed';
+
+/**
  * Whether `name` can name a version: it starts with a date of the Gregorian calendar as YYYYMMDD.
  * LXD and Incus read the first eight characters as that date and skip a version without it.
  */
@@ -244,6 +250,8 @@ export interface ProductFolder {
   problems: Problem[];
   /** Other products that symbolic links in this one lead to: what changes there changes here. Sorted. */
   links?: string[];
+  /** Names of versions that were taken out: they have {@link removedMark}, and are not among `versions`. */
+  removed?: string[];
 }
 
 /** Everything that a scan found. */

@@ -47,6 +47,12 @@ export interface Runner {
    * @throws ServerError as the pipeline does, or INTERRUPTED.
    */
   update(request?: UpdateRequest): Promise<RunResult>;
+  /**
+   * Publishes what has changed in `folder` now; for whoever changed it, and left it whole.
+   *
+   * @throws ServerError as the pipeline does, or INTERRUPTED.
+   */
+  publish(folder: string): Promise<RunResult>;
   /** Does `work` while no run is under way; it is given a run of its own, over everything. */
   exclusively<T>(work: (publish: () => Promise<RunResult>) => Promise<T>): Promise<T>;
   /** Tries at once what failed and waits to be tried again. */
@@ -111,6 +117,12 @@ export function createRunner(options: RunnerOptions): Runner {
       await until(latestOf(fresh), signal);
       for (const path of fresh.keys()) changed(path);
       return together(result, await waiters.wait(undefined, signal));
+    },
+    publish(folder) {
+      retryAt = undefined;
+      restUntil = 0;
+      changed(folder);
+      return waiters.wait(undefined);
     },
     // The loop waits meanwhile, and does not know of what this leaves to do.
     exclusively: (work) =>

@@ -11,7 +11,7 @@ import { largestText } from '../catalog/metadata.js';
 export const largestSearch = 64 * 1024 * 1024;
 
 export type MetadataSearch =
-  | { found: string }
+  | { found: string; disk?: true }
   /** The archive is whole and has no metadata.yaml. */
   | { missing: true }
   /** What is wrong with the archive, as the end of the sentence "lxd.tar.xz …". */
@@ -22,6 +22,8 @@ export type MetadataSearch =
 export interface SearchOptions {
   /** Whether `head` is all of the file. Then it is unpacked to its end, so that damage shows. */
   whole: boolean;
+  /** Whether to look on for the root file system, and tell where it is the disk of a virtual machine. Default: no. */
+  root?: boolean;
 }
 
 /**
@@ -31,7 +33,7 @@ export interface SearchOptions {
  */
 export async function findMetadataYaml(
   head: Uint8Array,
-  { whole }: SearchOptions,
+  { whole, root = false }: SearchOptions,
 ): Promise<MetadataSearch> {
   const unpack = unpackerFor(head);
   if (unpack === undefined) return { unknown: true };
@@ -43,7 +45,8 @@ export async function findMetadataYaml(
       if (unpacked > largestSearch) return tar.soFar() ?? tooLarge();
       tar.push(chunk);
       const result = tar.soFar();
-      if (result !== undefined && (!whole || 'broken' in result)) return result;
+      if (result === undefined) continue;
+      if ('broken' in result || (!whole && (!root || tar.hasRoot()))) return result;
     }
   } catch {
     return whole ? { broken: 'is damaged or was cut short' } : (tar.soFar() ?? { unknown: true });
@@ -180,6 +183,7 @@ class TarSearch {
   /** Bytes of the current entry that are still to be passed over. */
   #skip = 0;
   #entries = 0;
+  #root: 'disk' | 'folder' | undefined;
   /** Size of the wanted file, while it is still to come. */
   #wanted: number | undefined;
   /** Whether the block of zeros has come that stands behind the last entry. */
@@ -196,7 +200,13 @@ class TarSearch {
   /** What can be said already. */
   soFar(): MetadataSearch | undefined {
     if (this.#broken !== undefined) return { broken: this.#broken };
-    return this.#found === undefined ? undefined : { found: this.#found };
+    if (this.#found === undefined) return undefined;
+    return { found: this.#found, ...(this.#root === 'disk' && { disk: true }) };
+  }
+
+  /** Whether the root file system of a unified image has come, or its beginning. */
+  hasRoot(): boolean {
+    return this.#root !== undefined;
   }
 
   /** What to say when nothing more comes. */
@@ -226,6 +236,7 @@ class TarSearch {
       return false;
     }
     this.#entries++;
+    this.#root ??= rootIn(header);
     return isMetadataYaml(header) ? this.#want(size) : this.#passOver(size);
   }
 
@@ -280,6 +291,13 @@ function isMetadataYaml(header: Uint8Array): boolean {
   const name = textOf(header.subarray(0, 100));
   const type = textOf(header.subarray(156, 157));
   return typeRegular.has(type) && (name === 'metadata.yaml' || name === './metadata.yaml');
+}
+
+/** What of the root file system an entry is: `rootfs.img` is the disk of a virtual machine. */
+function rootIn(header: Uint8Array): 'disk' | 'folder' | undefined {
+  const [top] = textOf(header.subarray(0, 100)).replace(/^\.\//, '').split('/');
+  if (top === 'rootfs.img') return 'disk';
+  return top === 'rootfs' ? 'folder' : undefined;
 }
 
 /** A field of a tar header up to its first NUL. */

@@ -16,6 +16,7 @@ import {
 import type { Facts, Fault, FileDigest } from '../catalog/tree.js';
 import { systemCode, systemText } from '../errors.js';
 import { findMetadataYaml } from './archive.js';
+import { Ends } from './ends.js';
 import { stampOf } from './stamp.js';
 
 /** What became of one file of a job. */
@@ -37,7 +38,7 @@ export interface DigestResult {
 export class Stopped extends Error {}
 
 /** How much of an archive is kept in memory to look for metadata.yaml, in bytes. */
-const largestHead = 8 * 1024 * 1024;
+export const largestHead = 8 * 1024 * 1024;
 
 /** Reads of this size keep SHA-256 busy and stay in the processor's cache. */
 const buffer = Buffer.allocUnsafeSlow(256 * 1024);
@@ -287,44 +288,4 @@ async function archiveContent(file: FileRequest, head: Buffer): Promise<Content>
 
 function factsOf(read: Reading<Facts>): Content {
   return 'fault' in read ? read : { facts: read.value };
-}
-
-/** The first and last bytes of a root file, where formats have the marks of a whole file. */
-class Ends {
-  #first: Buffer = Buffer.alloc(0);
-  #last: Buffer = Buffer.alloc(0);
-
-  push(chunk: Buffer): void {
-    if (this.#first.length < 64) this.#first = Buffer.concat([this.#first, chunk.subarray(0, 64)]);
-    this.#last = Buffer.concat([this.#last, chunk.subarray(-8)]).subarray(-8);
-  }
-
-  /** Why the file is not whole, if that can be told. */
-  fault(file: FileRequest): Fault | undefined {
-    if (!isCutShort(this.#first, this.#last, file.size)) return undefined;
-    const reason = `${file.name} was cut short: its own header promises more than its ${file.size} bytes`;
-    return { code: 'damaged', reason, cure: 'upload it again' };
-  }
-}
-
-/**
- * Whether a file of `size` bytes is shorter than its own format says: squashfs (`bytes_used` of the
- * superblock), qcow2 (first-level and refcount tables of the header), xz (magic of the footer).
- */
-function isCutShort(first: Buffer, last: Buffer, size: number): boolean {
-  const magic = first.subarray(0, 4).toString('latin1');
-  if (magic === 'hsqs') return first.length < 48 || first.readBigUInt64LE(40) > BigInt(size);
-  if (magic === 'QFI\u00fb') {
-    if (first.length < 64) return true;
-    const tables = [first.readBigUInt64BE(40), first.readBigUInt64BE(48)];
-    return tables.some((offset) => offset >= BigInt(size));
-  }
-  if (magic === '\u00fd7zX') return !endsAsXz(last);
-  return false;
-}
-
-/** An .xz file ends with `YZ`, perhaps with zero bytes after it in groups of four. */
-function endsAsXz(last: Buffer): boolean {
-  const tail = last.toString('latin1').replace(/(?:\0{4})+$/, '');
-  return tail === '' || tail.endsWith('YZ');
 }

@@ -3,6 +3,7 @@ import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import type { DigestJob } from '../catalog/completeness.js';
 import type { DigestResult } from './digest.js';
+import type { Inspection, InspectionRequest } from './inspect.js';
 import type { ProductList } from './scan.js';
 import type { Reply, ScannedProduct, ScanRequest, Shared, Task, TaskResults } from './tasks.js';
 
@@ -24,6 +25,8 @@ export interface Pool {
   ): Promise<ScannedProduct[]>;
   /** Reads the files of `jobs`, the largest first. */
   digest(imagesDir: string, jobs: readonly DigestJob[], options: DigestOptions): Promise<void>;
+  /** Looks for what an archive says of the image that it is of. While it does, nothing else may be asked for. */
+  inspect(request: InspectionRequest): Promise<Inspection>;
   /** Bytes read by {@link Pool.digest} so far, since the pool was made. */
   bytesRead(): number;
   /**
@@ -140,6 +143,10 @@ export function createPool({ threads = Math.max(2, availableParallelism()) } = {
       } finally {
         signal?.removeEventListener('abort', stop);
       }
+    },
+    async inspect(request) {
+      const [worker] = workers() as [Thread, ...Thread[]];
+      return await worker.run({ kind: 'inspect', ...request });
     },
     bytesRead: () => Number(Atomics.load(shared.bytes, 0)),
     close,

@@ -25,6 +25,7 @@ import {
   type ProductFolder,
   printable,
   productPath,
+  removedMark,
   roleOf,
   type VersionFolder,
 } from '../catalog/tree.js';
@@ -70,7 +71,7 @@ export function scanProduct(imagesDir: string, address: ProductAddress): Product
   const targets = new Set<string>();
   const place = { imagesDir, path: productPath(product), problems: product.problems, targets };
   for (const { name, kind } of readFolder(place)) {
-    if (kind === 'folder') product.versions.push(scanVersion(below(place, name), name));
+    if (kind === 'folder') scanVersion(product, below(place, name), name);
     else if (name === 'product.yaml') {
       const stat = lookAt(place, name, { follow: true });
       if (stat?.isFile()) product.yaml = fileEntry(name, stat);
@@ -81,10 +82,14 @@ export function scanProduct(imagesDir: string, address: ProductAddress): Product
   return product;
 }
 
-function scanVersion(place: Place, name: string): VersionFolder {
+function scanVersion(product: ProductFolder, place: Place, name: string): void {
   const version: VersionFolder = { name, files: [], temporaries: [] };
   // Every file is looked at anyway, so the folder is asked for names alone.
   const names = list(place, () => readdirSync(absolute(place)));
+  if (names.includes(removedMark)) {
+    product.removed = [...(product.removed ?? []), name];
+    return;
+  }
   let touched = 0n;
   for (const file of names.sort(compareNames)) {
     if (isTemporary(file)) version.temporaries.push(file);
@@ -93,7 +98,7 @@ function scanVersion(place: Place, name: string): VersionFolder {
       if (stat !== undefined && stat.ctimeNs > touched) touched = stat.ctimeNs;
     }
   }
-  return { ...version, ...originOf(place, touched) };
+  product.versions.push({ ...version, ...originOf(place, touched) });
 }
 
 /** How long after its last change nobody asks any more how a version came to its place, in nanoseconds: a day. */

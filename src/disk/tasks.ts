@@ -5,12 +5,14 @@ import type { DigestJob } from '../catalog/completeness.js';
 import { type ProductFolder, productPath } from '../catalog/tree.js';
 import { systemCode } from '../errors.js';
 import type { DigestResult } from './digest.js';
+import type { Inspection, InspectionRequest } from './inspect.js';
 import { listProducts, type ProductAddress, type ProductList, scanProduct } from './scan.js';
 
 export type Task =
   | { kind: 'list'; imagesDir: string }
   | { kind: 'scan'; imagesDir: string; products: ScanRequest[] }
-  | { kind: 'digest'; imagesDir: string; jobs: DigestJob[] };
+  | { kind: 'digest'; imagesDir: string; jobs: DigestJob[] }
+  | ({ kind: 'inspect' } & InspectionRequest);
 
 /** Large trees of small objects travel as JSON: to clone them takes much longer. */
 export interface TaskResults {
@@ -18,6 +20,7 @@ export interface TaskResults {
   scan: ScannedProduct[];
   /** A list of {@link DigestResult}. */
   digest: string;
+  inspect: Inspection;
 }
 
 /** The `code` of a system error would not survive the way between threads inside of the error. */
@@ -72,6 +75,8 @@ async function runTask(task: Task, shared: Shared): Promise<TaskResults[Task['ki
       );
     case 'digest':
       return JSON.stringify(await runDigestJobs(task, shared));
+    case 'inspect':
+      return (await import('./inspect.js')).inspectArchive(task);
   }
 }
 
@@ -83,8 +88,8 @@ function pack(folder: ProductFolder, known: string | undefined): ScannedProduct 
 }
 
 /** A digest of all that the catalogue makes of a folder. Names and stamps have no spaces or newlines. */
-function fingerprintOf({ yaml, versions, problems, links = [] }: ProductFolder): string {
-  let state = `${yaml?.stamp ?? ''}\n${JSON.stringify([problems, links])}\n`;
+function fingerprintOf({ yaml, versions, problems, links = [], removed }: ProductFolder): string {
+  let state = `${yaml?.stamp ?? ''}\n${JSON.stringify([problems, links, ...(removed ?? [])])}\n`;
   for (const { name, files, temporaries } of versions) {
     state += `${name} ${JSON.stringify(temporaries)}\n`;
     for (const file of files) state += `${file.name} ${file.stamp}\n`;

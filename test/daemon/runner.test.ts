@@ -48,6 +48,12 @@ class StagedPipeline implements Pipeline {
 
   configure(): void {}
 
+  learn(): void {}
+
+  removed(): string[] {
+    return [];
+  }
+
   async generation(): Promise<undefined> {}
 
   async save(): Promise<void> {
