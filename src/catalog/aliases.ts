@@ -13,7 +13,13 @@ export function aliasesOf(folder: ProductFolder, facts: Facts): string[] {
   return [...new Set([...standard, ...(facts.aliases ?? [])])];
 }
 
-function standardAliases({ env, release, arch, type }: ProductFolder): string[] {
+/** What a product is called after its folders. */
+export function standardAliases({
+  env,
+  release,
+  arch,
+  type,
+}: Pick<ProductFolder, 'env' | 'release' | 'arch' | 'type'>): string[] {
   const aliases = [`${env}/${release}/${arch}/${type}`, `${env}/${release}/${type}`];
   if (type !== 'default') return aliases;
   aliases.push(`${env}/${release}`);

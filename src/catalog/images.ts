@@ -48,7 +48,7 @@ export interface ImageIndex {
   /** In the order of the document; none twice. Root files that clients prefer others to are no images here. */
   images: readonly CatalogueImage[];
   /** Each name that a product has, with the image that it stands for: the newest, a container before others. */
-  aliases: readonly { name: string; image: CatalogueImage }[];
+  aliases: readonly NamedImage[];
   /**
    * By the fingerprint or the beginning of it, in lower case; by that of any root file. `undefined` where none or
    * several begin so.
@@ -56,6 +56,13 @@ export interface ImageIndex {
   find(fingerprint: string): CatalogueImage | undefined;
   /** The versions of a product that are published. */
   versions(product: string): readonly string[];
+}
+
+export interface NamedImage {
+  name: string;
+  /** The product that has the name, `env/release/arch/type`. */
+  product: string;
+  image: CatalogueImage;
 }
 
 export interface IndexOptions {
@@ -68,11 +75,13 @@ export interface IndexOptions {
 /** The images in `document`; what is not in the images folder is passed over. */
 export function indexImages(document: PublishedImages, options: IndexOptions): ImageIndex {
   const found = new Map<string, Found>();
-  const aliases: { name: string; image: CatalogueImage }[] = [];
+  const aliases: NamedImage[] = [];
   const versions = new Map<string, Set<string>>();
   for (const product of Object.values(document.products)) {
     const newest = new Map<ImageType, CatalogueImage>();
+    let path = '';
     for (const { image, listed } of imagesOf(product, options)) {
+      path = image.product;
       const present = versions.get(image.product) ?? new Set();
       versions.set(image.product, present.add(image.version));
       const merged = merge(found, { image, listed });
@@ -81,7 +90,8 @@ export function indexImages(document: PublishedImages, options: IndexOptions): I
     const names = [...new Set(product.aliases.split(',').filter((name) => name !== ''))];
     for (const image of newest.values()) image.aliases = [...new Set([...image.aliases, ...names])];
     const named = newest.get('container') ?? newest.get('virtual-machine');
-    if (named !== undefined) aliases.push(...names.map((name) => ({ name, image: named })));
+    if (named !== undefined)
+      aliases.push(...names.map((name) => ({ name, product: path, image: named })));
   }
   const images = [...found.values()].filter(({ listed }) => listed).map(({ image }) => image);
   let sorted: string[] | undefined;
