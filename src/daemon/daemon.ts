@@ -15,6 +15,7 @@ import type { HttpService } from '../server/service.js';
 import { createCommands } from './commands.js';
 import { createJobs } from './jobs.js';
 import { createJournal } from './journal.js';
+import { createLibrary, type KeptLibrary } from './library.js';
 import { createLookout, type Lookout } from './lookout.js';
 import { createReloader, type Reloader } from './reload.js';
 import { createReplication } from './replication.js';
@@ -89,18 +90,23 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     log,
     onChange: reporter.mirrorsChanged,
   });
+  // Each is needed by those before it only once it is there.
+  const parts: { library?: KeptLibrary; lookout?: Lookout; reloader?: Reloader } = {};
   const onRun = (result: RunResult) => {
     reporter.ran(result);
     journal.ran(result);
+    parts.library?.ran();
     replication.published().catch((err: unknown) => {
       log.error({ err }, 'cannot tell the mirrors what was published');
     });
   };
   const runner = createRunner({ pipeline, pool, log, onActivity: reporter.activity, onRun });
-  // What is answered beside the published tree: over HTTPS, and to the nginx of this machine.
-  const services: HttpService[] = [];
-  const serving = createServing({ log, services });
-  const together = [runner.close, replication.close, () => serving.close({ graceMs: downloadsMs })];
+  const library = createLibrary({ config, pipeline, runner, log });
+  parts.library = library;
+  await library.sweep();
+  const serving = createServing({ log });
+  const closeServing = () => serving.close({ graceMs: downloadsMs });
+  const together = [runner.close, library.close, replication.close, closeServing];
   atEnd(() => Promise.all(together.map((end) => doEnd(end, log))));
 
   const jobs = createJobs({
@@ -121,7 +127,7 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     runner,
     pipeline,
     replication,
-    trust,
+    library,
   });
   parts.reloader = reloader;
   reporter.attach({ runner, serving, schedule, replication });

@@ -6,6 +6,7 @@ import type { Logger } from '../log.js';
 import type { Pipeline } from '../pipeline.js';
 import type { Serving } from '../server/following.js';
 import { hoursOf } from './jobs.js';
+import type { KeptLibrary } from './library.js';
 import type { Replication } from './replication.js';
 import type { Reporter } from './report.js';
 import type { Runner } from './runner.js';
@@ -27,7 +28,7 @@ export interface ReloaderOptions {
   runner: Pick<Runner, 'changed'>;
   pipeline: Pick<Pipeline, 'configure'>;
   replication: Pick<Replication, 'apply'>;
-  trust: Pick<Trusting, 'refresh'>;
+  library: Pick<KeptLibrary, 'configure'>;
 }
 
 export interface Reloader {
@@ -69,8 +70,7 @@ export function createReloader(options: ReloaderOptions): Reloader {
     await serving.apply(next);
     schedule.change(hoursOf(next));
     await replication.apply(next);
-    // Somebody may have mended the file, or put another in its place.
-    await trust.refresh();
+    options.library.configure(next);
     if (isDeepStrictEqual(config.publish, next.publish)) return;
     pipeline.configure(next.publish);
     runner.changed('');

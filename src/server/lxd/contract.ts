@@ -39,6 +39,7 @@ export interface Library {
   images(): Promise<readonly LibraryImage[]>;
   /** By the fingerprint or the beginning of it. @throws ServerError IMAGE_MISSING where none or several begin so. */
   image(fingerprint: string): Promise<LibraryImage>;
+  /** In the order of the documents: products of several architectures may have one name, each with an image of its own. */
   aliases(): Promise<readonly LibraryAlias[]>;
 
   /** @throws ServerError DISK_FULL, DENIED or IO; UPLOADS_OFF where the configuration takes none. */
@@ -51,22 +52,27 @@ export interface Library {
    * @throws ServerError IMAGE_MISSING, DENIED, IO
    */
   remove(fingerprint: string): Promise<void>;
-  /** Replaces the properties that clients may edit. @throws ServerError IMAGE_MISSING, IMAGE_INVALID, IO */
+  /** Replaces the properties that clients may edit; without `expires` that stays. @throws ServerError IMAGE_MISSING, IMAGE_INVALID, IO */
   edit(
     fingerprint: string,
     change: { properties: Record<string, string>; expires?: number },
   ): Promise<void>;
 
   /**
-   * Gives the product of an image one more name.
+   * Gives the product of an image one more name; where it has that already, nothing is done.
    *
-   * @throws ServerError ALIAS_EXISTS where any product has it, IMAGE_MISSING, IMAGE_INVALID for a name that no alias
+   * @throws ServerError ALIAS_EXISTS where another product of the architecture has it, IMAGE_MISSING, IMAGE_INVALID for a name that no alias
    *   can have, DENIED, IO
    */
   addAlias(name: string, fingerprint: string): Promise<void>;
   /** @throws ServerError ALIAS_MISSING, ALIAS_EXISTS, IMAGE_INVALID; DENIED for one that comes from the tree's names */
   renameAlias(name: string, to: string): Promise<void>;
-  /** @throws ServerError ALIAS_MISSING; DENIED for one that comes from the tree's names */
+  /**
+   * Takes a name from all products that have it. One that comes from the tree's names stays: clients take away names
+   * that they are about to give.
+   *
+   * @throws ServerError ALIAS_MISSING
+   */
   removeAlias(name: string): Promise<void>;
 }
 
@@ -75,9 +81,10 @@ export interface Upload {
   /**
    * Takes a file: `metadata` and then `rootfs`, or `unified`. Each byte is written and hashed as it comes.
    *
+   * @param source its pieces must not change once they were handed over
    * @returns its size in bytes
-   * @throws ServerError TOO_LARGE, DISK_FULL, IO; IMAGE_INVALID for a part that does not fit those before; whatever
-   *   `source` throws
+   * @throws ServerError TOO_LARGE, DISK_FULL, IO; IMAGE_INVALID for a part that does not fit those before; INTERRUPTED after an abort or
+   *   {@link Upload.discard}; whatever `source` throws
    */
   write(part: UploadPart, source: AsyncIterable<Uint8Array>): Promise<number>;
   /**

@@ -1,0 +1,252 @@
+/** The images of this server, as the LXD API asks for them and changes them; see `server/lxd/contract.ts`. */
+import { join } from 'node:path';
+import type { CatalogueImage, ImageIndex } from '../catalog/images.js';
+import { readProperties } from '../catalog/metadata.js';
+import type { AliasChange } from '../catalog/product-yaml.js';
+import type { Config } from '../config.js';
+import { createStaging } from '../disk/staging.js';
+import { markRemoved } from '../disk/version-files.js';
+import { ServerError } from '../errors.js';
+import type { Logger } from '../log.js';
+import type { Pipeline } from '../pipeline.js';
+import type { Library, Upload } from '../server/lxd/contract.js';
+import { createArrivals } from './arrivals.js';
+import { createHoldings } from './holdings.js';
+import { createInspector } from './inspector.js';
+import { createProductNames } from './product-names.js';
+import { createRemovals } from './removals.js';
+import type { Runner } from './runner.js';
+import { createTurns } from './turns.js';
+import { createUpload } from './upload.js';
+
+export interface LibraryOptions {
+  config: LibraryConfig;
+  pipeline: Pick<Pipeline, 'learn' | 'removed'>;
+  runner: Pick<Runner, 'publish' | 'exclusively' | 'changed'>;
+  log: Logger;
+  /** How many bytes uploads must leave free on the disk. Default: as {@link createStaging} has it. */
+  reserve?: number;
+}
+
+export type LibraryConfig = {
+  paths: Pick<Config['paths'], 'root' | 'images' | 'streams'>;
+  uploads: Config['uploads'];
+  publish: Pick<Config['publish'], 'removalGrace'>;
+};
+
+/** The images, for the daemon that keeps them. */
+export interface KeptLibrary extends Library {
+  /** Removes what an earlier process has left of uploads. For whoever holds the lock, before there are any. */
+  sweep(): Promise<void>;
+  /** A run has come to its end. */
+  ran(): void;
+  /** Goes by another configuration from now on; uploads under way go on as they are. */
+  configure(config: Omit<LibraryConfig, 'paths'>): void;
+  /** Ends the uploads under way, and takes no others. To be called together with the runner's, for which some wait. */
+  close(): Promise<void>;
+}
+
+export function createLibrary(options: LibraryOptions): KeptLibrary {
+  const { config, pipeline, runner, log, reserve } = options;
+  const { paths } = config;
+  let { uploads } = config;
+  const turns = createTurns();
+  const ending = new AbortController();
+  const underWay = new Set<Upload>();
+  const staging = createStaging({ ...paths, ...(reserve !== undefined && { reserve }) });
+  const holdings = createHoldings({ paths, log });
+  const names = createProductNames({ imagesDir: paths.images, learn: pipeline.learn });
+  const inspector = createInspector();
+  const shared = { imagesDir: paths.images, holdings, pipeline, turns, log };
+  const arrive = createArrivals({ ...shared, names, runner });
+  const removals = createRemovals(
+    { ...shared, staging, onDeleted: runner.changed },
+    config.publish.removalGrace,
+  );
+
+  /** Does `work` on the tree when nobody else is at it, then publishes the products that it gives. */
+  const change = async (work: (index: ImageIndex) => Promise<Iterable<string>>): Promise<void> => {
+    throwIfEnding(ending.signal);
+    const products = await turns.take(async () => new Set(await work(await holdings.index())));
+    await Promise.all([...products].map((product) => runner.publish(product)));
+  };
+
+  /** Changes the aliases of one product; where that cannot be published, all is as it was. */
+  const changeNames = async (
+    product: string,
+    { to, back }: { to: AliasChange; back: AliasChange },
+  ): Promise<boolean> => {
+    if (!(await turns.take(() => names.change(product, [to])))) return false;
+    try {
+      await runner.publish(product);
+    } catch (error) {
+      await turns.take(() => names.change(product, [back]));
+      runner.changed(product);
+      throw error;
+    }
+    return true;
+  };
+
+  return {
+    async images() {
+      return holdings.all((await holdings.index()).images);
+    },
+    async image(fingerprint) {
+      return holdings.complete(imageIn(await holdings.index(), fingerprint));
+    },
+    async aliases() {
+      const { aliases } = await holdings.index();
+      const images = await holdings.all(aliases.map(({ image }) => image));
+      return aliases.flatMap(({ name }, at) => {
+        const image = images[at];
+        return image === undefined ? [] : [{ name, image }];
+      });
+    },
+
+    async begin({ signal }) {
+      throwIfEnding(ending.signal);
+      if (!uploads.enabled) throw uploadsOff();
+      const folder = await staging.make();
+      const upload = createUpload({
+        folder,
+        maxSize: uploads.maxSize,
+        inspector,
+        signal: AbortSignal.any([signal, ending.signal]),
+        arrive,
+        onEnd: () => underWay.delete(upload),
+      });
+      underWay.add(upload);
+      if (ending.signal.aborted) await upload.discard();
+      return upload;
+    },
+
+    remove: (fingerprint) =>
+      change(async (index) => {
+        const { places } = imageIn(index, fingerprint);
+        for (const place of places) await markRemoved(join(paths.images, place));
+        const products = new Set(places.map(productOf));
+        for (const product of products) {
+          // As with LXD the names go with the last image that has them.
+          const left = index
+            .versions(product)
+            .filter((name) => !places.includes(`${product}/${name}`));
+          if (left.length === 0) await names.clear(product);
+        }
+        log.info({ versions: places }, 'taken out');
+        return products;
+      }),
+
+    edit: (fingerprint, { properties, expires }) =>
+      change(async (index) => {
+        const image = imageIn(index, fingerprint);
+        const read = readProperties(properties);
+        if ('fault' in read) {
+          const { reason, cure } = read.fault;
+          throw new ServerError('IMAGE_INVALID', reason, { hint: cure });
+        }
+        const { expires: until } = await holdings.complete(image);
+        await holdings.store(image, { properties: read.value, expires: expires ?? until });
+        return [];
+      }),
+
+    async addAlias(name, fingerprint) {
+      names.check(name);
+      throwIfEnding(ending.signal);
+      const index = await holdings.index();
+      const { product } = imageIn(index, fingerprint);
+      if (!names.claim(name, product, index)) return;
+      try {
+        await changeNames(product, { to: { add: name }, back: { remove: name } });
+      } finally {
+        names.release(name, product);
+      }
+    },
+    async renameAlias(name, to) {
+      names.check(to);
+      throwIfEnding(ending.signal);
+      const index = await holdings.index();
+      const products = ownersOf(name, index);
+      if (name === to) return;
+      const claimed: string[] = [];
+      try {
+        for (const product of products) {
+          if (!names.claim(to, product, index)) throw aliasExists(to, product);
+          claimed.push(product);
+        }
+        const change = { to: { rename: name, to }, back: { rename: to, to: name } };
+        const done = [];
+        for (const product of products) done.push(await changeNames(product, change));
+        if (!done.includes(true)) throw aliasOfTree(name);
+      } finally {
+        for (const product of claimed) names.release(to, product);
+      }
+    },
+    async removeAlias(name) {
+      throwIfEnding(ending.signal);
+      for (const product of ownersOf(name, await holdings.index())) {
+        await changeNames(product, { to: { remove: name }, back: { add: name } });
+      }
+    },
+
+    async sweep() {
+      await staging.sweep().catch((err: unknown) => {
+        log.error({ err }, 'what is left of uploads cannot be removed');
+      });
+    },
+    ran: () => void removals.look(),
+    configure(next) {
+      uploads = next.uploads;
+      removals.configure(next.publish.removalGrace);
+      void removals.look();
+    },
+    async close() {
+      ending.abort();
+      await Promise.all([...underWay].map((upload) => upload.discard()));
+      await removals.close();
+      await turns.idle();
+      await inspector.close();
+    },
+  };
+}
+
+function imageIn(index: ImageIndex, fingerprint: string): CatalogueImage {
+  const image = index.find(fingerprint.toLowerCase());
+  if (image !== undefined) return image;
+  throw new ServerError('IMAGE_MISSING', 'Image not found', {
+    hint: 'list the images: their fingerprints, or so much of one that no other begins so',
+  });
+}
+
+/** The products that have the alias `name`. @throws ServerError ALIAS_MISSING */
+function ownersOf(name: string, index: ImageIndex): string[] {
+  const owners = index.aliases.filter((alias) => alias.name === name);
+  if (owners.length > 0) return owners.map(({ product }) => product);
+  throw new ServerError('ALIAS_MISSING', 'Alias not found', { hint: 'list the aliases' });
+}
+
+/** Of `env/release/arch/type/version`. */
+function productOf(place: string): string {
+  return place.slice(0, place.lastIndexOf('/'));
+}
+
+function aliasExists(name: string, product: string): ServerError {
+  return new ServerError('ALIAS_EXISTS', `The alias "${name}" belongs to ${product} already`, {
+    hint: 'choose another, or delete that one first',
+  });
+}
+
+function aliasOfTree(name: string): ServerError {
+  return new ServerError('DENIED', `The alias "${name}" comes from the folders of its product`, {
+    hint: 'add another alias; this one stays',
+  });
+}
+
+function uploadsOff(): ServerError {
+  return new ServerError('UPLOADS_OFF', 'This server takes no uploads', {
+    hint: 'set uploads.enabled = true in its configuration, and reload it',
+  });
+}
+
+function throwIfEnding(signal: AbortSignal): void {
+  if (signal.aborted) throw new ServerError('INTERRUPTED', 'The server is ending');
+}

@@ -1,0 +1,172 @@
+/**
+ * The aliases in `product.yaml` files: who may have which, and their changes, one after the other. What was written
+ * and is not published yet counts as taken.
+ */
+
+import { createHash } from 'node:crypto';
+import { readFile, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { standardAliases } from '../catalog/aliases.js';
+import type { ImageIndex } from '../catalog/images.js';
+import { isAlias, readProductYaml } from '../catalog/metadata.js';
+import { type AliasChange, changeAliases } from '../catalog/product-yaml.js';
+import type { KnownDigests } from '../catalog/record.js';
+import {
+  removeIfThere,
+  removeTemporaries,
+  syncFolder,
+  writeError,
+  writeFileAtomically,
+} from '../disk/files.js';
+import { stampOf } from '../disk/stamp.js';
+import { ServerError, systemCode, systemText } from '../errors.js';
+
+export interface ProductNamesOptions {
+  /** Absolute. */
+  imagesDir: string;
+  /** Is told what the file holds that was written, so that nobody need read it. */
+  learn: (digests: KnownDigests) => void;
+}
+
+export interface ProductNames {
+  /** @throws ServerError IMAGE_INVALID for what can be no alias. */
+  check(name: string): void;
+  /** Whether the folders of `product` give it that name: it needs no other word for it, and cannot lose it. */
+  isOfFolders(name: string, product: string): boolean;
+  /**
+   * Takes `name` for `product` until {@link ProductNames.release}.
+   *
+   * @returns false where it has it already.
+   * @throws ServerError ALIAS_EXISTS where another product of its architecture has it.
+   */
+  claim(name: string, product: string, index: ImageIndex): boolean;
+  release(name: string, product: string): void;
+  /**
+   * Changes the file of `product`. One call at a time.
+   *
+   * @returns whether there was anything to change.
+   * @throws ServerError IMAGE_INVALID where the file cannot be used, DISK_FULL, DENIED, IO.
+   */
+  change(product: string, changes: readonly AliasChange[]): Promise<boolean>;
+  /** Takes all aliases out of the file of `product`. One call at a time. */
+  clear(product: string): Promise<void>;
+}
+
+export function createProductNames({ imagesDir, learn }: ProductNamesOptions): ProductNames {
+  /** The product that has claimed a name, by {@link keyOf}. */
+  const claims = new Map<string, string>();
+  const fileOf = (product: string) => join(imagesDir, product, 'product.yaml');
+  const change: ProductNames['change'] = async (product, changes) => {
+    const path = fileOf(product);
+    const before = await readText(path);
+    const after = changes.reduce((text, each) => {
+      const result = changeAliases(text, each);
+      if ('value' in result) return result.value;
+      const { reason, cure } = result.fault;
+      throw new ServerError('IMAGE_INVALID', `${product}: ${reason}`, { hint: cure });
+    }, before ?? '');
+    if (after === (before ?? '')) return false;
+    await replace(path, after);
+    return true;
+  };
+  const replace = async (path: string, text: string) => {
+    try {
+      await removeTemporaries(dirname(path), ['product.yaml']);
+      if (saysNothing(text)) {
+        await removeIfThere(path);
+        await syncFolder(dirname(path));
+        return;
+      }
+      await writeFileAtomically(path, [Buffer.from(text)]);
+      learn(await digestOf(path, text));
+    } catch (error) {
+      throw writeError(path, error);
+    }
+  };
+  return {
+    check(name) {
+      if (isAlias(name)) return;
+      throw new ServerError(
+        'IMAGE_INVALID',
+        `${JSON.stringify(name.slice(0, 100))} cannot be an alias`,
+        {
+          hint: 'use letters, digits and . _ : + ~ @ / -, a letter or digit first, at most 200',
+        },
+      );
+    },
+    isOfFolders(name, product) {
+      const [env = '', release = '', arch = '', type = ''] = product.split('/');
+      return standardAliases({ env, release, arch, type }).includes(name);
+    },
+    claim(name, product, index) {
+      const arch = archOf(product);
+      const owners = index.aliases.filter((alias) => alias.name === name);
+      const claimed = claims.get(keyOf(name, arch));
+      const all = [...owners.map((alias) => alias.product), ...(claimed ? [claimed] : [])];
+      const other = all.find((owner) => archOf(owner) === arch && owner !== product);
+      if (other !== undefined) {
+        throw new ServerError('ALIAS_EXISTS', `The alias "${name}" belongs to ${other} already`, {
+          hint: 'choose another, or delete that one first',
+        });
+      }
+      if (all.includes(product)) return false;
+      claims.set(keyOf(name, arch), product);
+      return true;
+    },
+    release(name, product) {
+      const key = keyOf(name, archOf(product));
+      if (claims.get(key) === product) claims.delete(key);
+    },
+    change,
+    async clear(product) {
+      const text = await readText(fileOf(product));
+      const read = text === undefined ? undefined : readProductYaml(text);
+      if (read === undefined || 'fault' in read) return;
+      await change(
+        product,
+        (read.value.aliases ?? []).map((remove) => ({ remove })),
+      );
+    },
+  };
+}
+
+function keyOf(name: string, arch: string): string {
+  return `${arch} ${name}`;
+}
+
+/** Of `env/release/arch/type`. */
+function archOf(product: string): string {
+  return product.split('/')[2] ?? '';
+}
+
+/** Whether a file with this text is as good as none. */
+function saysNothing(text: string): boolean {
+  const read = readProductYaml(text);
+  const isEmpty = 'value' in read && Object.values(read.value).every((value) => value.length === 0);
+  return isEmpty && !text.includes('#');
+}
+
+async function digestOf(path: string, text: string): Promise<KnownDigests> {
+  const stamp = stampOf(await stat(path, { bigint: true }));
+  const sha256 = createHash('sha256').update(text).digest('hex');
+  const read = readProductYaml(text);
+  return {
+    '': [
+      [
+        'product.yaml',
+        stamp,
+        'value' in read ? { sha256, facts: read.value } : { sha256, fault: read.fault },
+      ],
+    ],
+  };
+}
+
+async function readText(path: string): Promise<string | undefined> {
+  return readFile(path, 'utf8').catch((error: unknown) => {
+    if (systemCode(error) === 'ENOENT') return undefined;
+    throw new ServerError('IO', `Cannot read ${path}: ${systemText(error)}`, {
+      hint: 'see to the file and to the disk',
+      cause: error,
+    });
+  });
+}
