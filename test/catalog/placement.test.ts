@@ -158,6 +158,20 @@ describe('a version is called', () => {
   });
 });
 
+test('names of folders are made of any text', () => {
+  for (const [text, name] of [
+    ['Rocky Linux 9 (Blue Onyx)', 'rocky-linux-9-blue-onyx'],
+    ['Éire~', 'eire'],
+    ['a:b', 'a-b'],
+    ['v1.part', 'v1-part'],
+    ['g++', 'g++'],
+    ['..', undefined],
+    ['日本', undefined],
+  ] as const) {
+    assert.equal(folderName(text), name, text);
+  }
+});
+
 test('architectures have the names of the tree and of LXD', () => {
   for (const [tree, lxd] of [
     ['amd64', 'x86_64'],
