@@ -82,16 +82,16 @@ function failures() {
 /** Has all tests put their temporary files below one folder, which is gone when they are. */
 async function makeTemporary() {
   const folder = await mkdtemp(join(tmpdir(), 'lxd-image-server-test-'));
-  // Containers of a private LXD, whose root is no one on this machine, pass through here.
+  // Containers of a private LXD or Incus, whose root is no one on this machine, pass through here.
   await chmod(folder, 0o711);
   process.env.TMPDIR = folder;
   return folder;
 }
 
-/** Removes what tests left that were interrupted, and waits for a private LXD that clears itself away. */
+/** Removes what tests left that were interrupted, and waits for a private LXD or Incus that clears itself away. */
 async function removeTemporary(folder) {
   const names = await readdir(folder);
-  const left = names.filter((name) => !name.startsWith('private-lxd-'));
+  const left = names.filter((name) => !/^private-(lxd|incus)-/.test(name));
   for (const name of left) await rm(join(folder, name), { recursive: true, force: true });
   for (let tries = 300; tries > 0; tries -= 1) {
     const gone = await rmdir(folder).then(

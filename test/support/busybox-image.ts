@@ -28,13 +28,23 @@ export async function makeSplitImage(
   folder: string,
   options: BusyboxImageOptions = {},
 ): Promise<{ metadata: string; root: string }> {
-  const paths = { metadata: join(folder, 'lxd.tar.xz'), root: join(folder, 'rootfs.squashfs') };
-  const metadata = await archive(description(options));
-  await writeFile(paths.metadata, await filter('xz', ['--stdout'], metadata));
-  await run('mksquashfs', ['-', paths.root, '-tar', '-noappend', '-quiet', '-no-progress'], {
+  const metadata = await makeImageMetadata(folder, options);
+  const root = join(folder, 'rootfs.squashfs');
+  await run('mksquashfs', ['-', root, '-tar', '-noappend', '-quiet', '-no-progress'], {
     input: await archive(await rootFiles(options)),
   });
-  return paths;
+  return { metadata, root };
+}
+
+/** Writes `lxd.tar.xz`, the metadata of a split image, into `folder`, which exists. Gives its path. */
+export async function makeImageMetadata(
+  folder: string,
+  options: BusyboxImageOptions = {},
+): Promise<string> {
+  const path = join(folder, 'lxd.tar.xz');
+  const metadata = await archive(description(options));
+  await writeFile(path, await filter('xz', ['--stdout'], metadata));
+  return path;
 }
 
 /** Writes `lxd_combined.tar.gz`, a unified image, into `folder`, which exists. Gives its path. */

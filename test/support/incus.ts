@@ -1,17 +1,26 @@
 /**
- * The `incus` client and `incus-simplestreams`, as Debian packages them for bookworm-backports:
+ * The `incus` client, `incus-simplestreams` and the daemon, as Debian packages them for bookworm-backports:
  * fetched once with apt into .cache/incus of the project, beside the system and never installed.
  */
 
 import { existsSync } from 'node:fs';
 import { cp, mkdir, mkdtemp, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { missingPrograms, run } from './command.js';
+import { basename, join } from 'node:path';
+import { missingPrograms, outcome, run } from './command.js';
 
 const cache = join(import.meta.dirname, '../../../.cache/incus');
-const programs = ['incus', 'incus-simplestreams'] as const;
-const packages = ['incus-client', 'incus-extra'];
+/** What is kept of each package, by where it is below the root. */
+const packages = {
+  'incus-client': ['usr/bin/incus'],
+  'incus-extra': ['usr/bin/incus-simplestreams'],
+  'incus-base': ['usr/libexec/incus/incusd'],
+  // Libraries of the daemon that no other program of the system has use for.
+  libcowsql0: [`${libraries()}/libcowsql.so.0`],
+  libraft0: [`${libraries()}/libraft.so.0`],
+};
+const clientFiles = [...packages['incus-client'], ...packages['incus-extra']];
+const allFiles = Object.values(packages).flat();
 const suite = 'bookworm-backports';
 const keyring = '/usr/share/keyrings/debian-archive-keyring.gpg';
 
@@ -31,31 +40,57 @@ export interface IncusTools {
 
 /** Fetches the programs where they are not there yet. Gives why that fails (for `skip`), or `false`. */
 export async function incusMissing(): Promise<string | false> {
-  if (programs.every((program) => existsSync(join(cache, program)))) return false;
+  return await filesMissing(clientFiles);
+}
+
+/** As {@link incusMissing}, for the daemon; it also tells where that cannot run here. */
+export async function incusDaemonMissing(): Promise<string | false> {
+  const missing = await filesMissing(allFiles);
+  if (missing !== false) return missing;
+  const { code, stderr } = await outcome('incusd', ['--version'], { env: incusEnv() });
+  return code !== 0 && `the Incus daemon does not run here: ${stderr.trim()}`;
+}
+
+/** For programs that are to find those of the cache. */
+export function incusEnv(): { PATH: string; LD_LIBRARY_PATH: string } {
+  return { PATH: `${cache}:${process.env.PATH}`, LD_LIBRARY_PATH: cache };
+}
+
+/** Where Debian has the libraries of this machine. */
+function libraries(): string {
+  return `usr/lib/${process.arch === 'arm64' ? 'aarch64' : 'x86_64'}-linux-gnu`;
+}
+
+async function filesMissing(files: readonly string[]): Promise<string | false> {
+  if (files.every((file) => existsSync(join(cache, basename(file))))) return false;
   const missing = missingPrograms('apt-get', 'dpkg-deb');
   if (missing !== false) return missing;
   const work = await mkdtemp(join(tmpdir(), 'incus-packages-'));
   try {
-    await fetchPrograms(work);
+    await fetchFiles(work);
     return false;
   } catch (error) {
-    return `the Incus client cannot be fetched: ${error instanceof Error ? error.message : error}`;
+    return `Incus cannot be fetched: ${error instanceof Error ? error.message : error}`;
   } finally {
     await rm(work, { recursive: true, force: true });
   }
 }
 
-async function fetchPrograms(work: string): Promise<void> {
+async function fetchFiles(work: string): Promise<void> {
   const config = await configureApt(work);
   await run('apt-get', ['--config-file', config, 'update', '-q']);
-  await run('apt-get', ['--config-file', config, 'download', '-q', ...packages], { cwd: work });
+  await run('apt-get', ['--config-file', config, 'download', '-q', ...Object.keys(packages)], {
+    cwd: work,
+  });
   await run('sh', ['-c', 'for deb in *.deb; do dpkg-deb -x "$deb" root || exit; done'], {
     cwd: work,
   });
   await mkdir(cache, { recursive: true });
-  for (const program of programs) {
-    await cp(join(work, 'root/usr/bin', program), join(cache, `.${program}`));
-    await rename(join(cache, `.${program}`), join(cache, program));
+  for (const file of allFiles) {
+    const name = basename(file);
+    // A library's name is a link to the file with its version.
+    await cp(join(work, 'root', file), join(cache, `.${name}`), { dereference: true });
+    await rename(join(cache, `.${name}`), join(cache, name));
   }
 }
 

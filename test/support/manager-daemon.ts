@@ -1,8 +1,9 @@
 /**
- * One private LXD daemon, from its start to the removal of the last thing that it made. It says `ready`
+ * One private LXD or Incus daemon, from its start to the removal of the last thing that it made. It says `ready`
  * when it is, and ends on a signal; where the daemon ends by itself, that is an error.
  *
- * Run as `node lxd-daemon.js FOLDER`; the daemon's LXD_DIR is FOLDER/lxd. FOLDER is removed in the end.
+ * Run as `node manager-daemon.js lxd|incus FOLDER`; the daemon's LXD_DIR or INCUS_DIR is FOLDER/lxd or FOLDER/incus.
+ * FOLDER is removed in the end.
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
@@ -12,18 +13,34 @@ import { join } from 'node:path';
 const startTimeout = 60;
 const stopTimeout = 30_000;
 
-const folder = process.argv[2];
-if (folder === undefined) throw new Error('usage: lxd-daemon.js FOLDER');
-const lxdDir = join(folder, 'lxd');
-const env = { ...process.env, LXD_DIR: lxdDir, LXD_CONF: join(folder, 'daemon-client') };
+const programs = {
+  lxd: { client: 'lxc', daemon: 'lxd', folders: ['LXD_DIR', 'LXD_CONF'] },
+  incus: { client: 'incus', daemon: 'incusd', folders: ['INCUS_DIR', 'INCUS_CONF'] },
+};
+
+const [name, folder] = process.argv.slice(2);
+if (!(name === 'lxd' || name === 'incus') || folder === undefined) {
+  throw new Error('usage: manager-daemon.js lxd|incus FOLDER');
+}
+const program = programs[name];
+const [daemonFolder = '', clientFolder = ''] = program.folders;
+const env = {
+  ...process.env,
+  // Not for this process and those above it: whoever has it is ended as one of the daemon's.
+  [daemonFolder]: join(folder, name),
+  [clientFolder]: join(folder, 'daemon-client'),
+};
 
 const asked = new Promise<void>((resolve) => {
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
     process.on(signal, () => resolve());
 });
-const daemon = spawn('lxd', ['--group', 'root'], { env, stdio: ['ignore', 'inherit', 'inherit'] });
+const daemon = spawn(program.daemon, ['--group', 'root'], {
+  env,
+  stdio: ['ignore', 'inherit', 'inherit'],
+});
 const ended = once(daemon, 'exit');
-const waiting = spawn('lxd', ['waitready', '--timeout', String(startTimeout)], { env });
+const waiting = spawn(program.daemon, ['waitready', '--timeout', String(startTimeout)], { env });
 waiting.once('exit', (code) => {
   if (code === 0) process.stdout.write('ready\n');
   else daemon.kill('SIGTERM');
@@ -50,19 +67,23 @@ async function stopDaemon(): Promise<void> {
 }
 
 function deleteInstances(): void {
-  const names = lxc('list', '--format', 'csv', '--columns', 'n').split('\n').filter(Boolean);
-  if (names.length > 0) lxc('delete', '--force', ...names);
+  const names = client('list', '--format', 'csv', '--columns', 'n').split('\n').filter(Boolean);
+  if (names.length > 0) client('delete', '--force', ...names);
 }
 
-function lxc(...args: string[]): string {
-  const { stdout } = spawnSync('lxc', args, { env, encoding: 'utf8', timeout: stopTimeout });
+function client(...args: string[]): string {
+  const { stdout } = spawnSync(program.client, args, {
+    env,
+    encoding: 'utf8',
+    timeout: stopTimeout,
+  });
   return stdout ?? '';
 }
 
 /** Ends what the daemon left behind (container monitors and their containers, helpers), by process id. */
 function endLeftovers(): void {
   const parents = parentsOfProcesses();
-  const ours = [...parents.keys()].filter((pid) => pid !== process.pid && mentionsLxdDir(pid));
+  const ours = [...parents.keys()].filter((pid) => pid !== process.pid && mentionsFolder(pid));
   for (const pid of [...descendants(parents, ours), ...ours]) {
     try {
       process.kill(pid, 'SIGKILL');
@@ -83,8 +104,8 @@ function parentOf(pid: string): number {
   return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1] ?? 0);
 }
 
-function mentionsLxdDir(pid: number): boolean {
-  return ['cmdline', 'environ'].some((file) => readProc(String(pid), file).includes(lxdDir));
+function mentionsFolder(pid: number): boolean {
+  return ['cmdline', 'environ'].some((file) => readProc(String(pid), file).includes(`${folder}/`));
 }
 
 function readProc(pid: string, file: string): string {
@@ -104,6 +125,6 @@ function unmountAll(): void {
   const points = readFileSync('/proc/self/mounts', 'utf8')
     .split('\n')
     .map((line) => line.split(' ')[1] ?? '')
-    .filter((point) => point.startsWith(`${lxdDir}/`));
+    .filter((point) => point.startsWith(`${folder}/`));
   for (const point of points.reverse()) spawnSync('umount', ['--lazy', point]);
 }
