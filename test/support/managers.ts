@@ -74,6 +74,8 @@ export interface Manager extends Client {
   readonly kind: ManagerKind;
   /** Where it serves its own API, if it was asked to. */
   readonly url: string;
+  /** Where the daemon keeps what it has. */
+  readonly daemonFolder: string;
   /** Another user of this daemon, whom no other server knows. */
   newClient(name: string): Promise<Client>;
   /** A token for a client to be. */
@@ -94,7 +96,8 @@ export async function startManager(kind: ManagerKind): Promise<Manager> {
   // Containers, whose root is no one on this machine, reach their files through here.
   await chmod(folder, 0o711);
   const address = `127.0.0.1:${await freePort()}`;
-  const env = { ...kind.env(), [kind.folders.daemon]: join(folder, kind.name) };
+  const daemonFolder = join(folder, kind.name);
+  const env = { ...kind.env(), [kind.folders.daemon]: daemonFolder };
   const daemon = join(import.meta.dirname, 'manager-daemon.js');
   const server = await startServer([process.execPath, daemon, kind.name, folder], {
     isReady: (said) => /^ready$/m.test(said),
@@ -113,7 +116,8 @@ export async function startManager(kind: ManagerKind): Promise<Manager> {
       const said = await client.run(...kind.addTrust, name);
       return said.trim().split('\n').at(-1) ?? '';
     };
-    return { ...client, kind, url: `https://${address}`, newClient, token, close };
+    const url = `https://${address}`;
+    return { ...client, kind, url, daemonFolder, newClient, token, close };
   } catch (error) {
     await close();
     throw error;
