@@ -1,5 +1,5 @@
 /** Small images in every shape that LXD and Incus take, as files for `image import`. */
-import { createHash } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
@@ -43,6 +43,23 @@ export async function makeSample(
   const files = await makeFiles(folder, { shape, image });
   const type = shape === 'virtual machine' ? 'virtual-machine' : 'container';
   return { files, fingerprint: await fingerprintOf(files), type };
+}
+
+/**
+ * Makes a split image whose root file system is `bytes` long and cannot be compressed. It looks like squashfs at its
+ * beginning, which is all that anyone looks at who does not start a container from it.
+ */
+export async function makeLargeSample(
+  folder: string,
+  { bytes, properties = {} }: { bytes: number; properties?: Record<string, string> },
+): Promise<Sample> {
+  await mkdir(folder, { recursive: true });
+  const root = join(folder, 'rootfs.squashfs');
+  const content = randomBytes(bytes);
+  content.write('hsqs', 'latin1');
+  await writeFile(root, content);
+  const files = [await makeImageMetadata(folder, { properties }), root];
+  return { files, fingerprint: await fingerprintOf(files), type: 'container' };
 }
 
 /** What clients know an image of these files by. */
