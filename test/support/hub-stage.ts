@@ -34,7 +34,7 @@ export async function describeWithHub(
       describe(`${kind.title} and a hub, met ${way}: ${title}`, { skip }, () => {
         const stage = {} as Stage;
         const endings: (() => unknown)[] = [];
-        const t = { after: (ending: () => unknown) => void endings.push(ending) };
+        const t = { after: (ending: () => unknown) => void endings.unshift(ending) };
         before(async () => {
           Object.assign(stage, await setUp(t, { kind, hub: { ...options.hub, way } }));
         });

@@ -83,7 +83,10 @@ export async function createOwnHub(t: Ending, options: HubOptions = {}): Promise
     restart: () => startDaemon(t, root, settings),
     url,
     certificate: await readFile(site.certificate, 'utf8'),
-    token: async (name, ...words) => tokenIn(await succeed(site, 'trust', 'add', name, ...words)),
+    token: async (name, ...words) => {
+      const { host } = new URL(url);
+      return tokenIn(await succeed(site, 'trust', 'add', name, '--address', host, ...words));
+    },
     distrust: async (name) => void (await succeed(site, 'trust', 'remove', name)),
     published: () => publishedImages(root),
     leftovers: () => readdir(join(root, '.staging')).catch(() => []),
