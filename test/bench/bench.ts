@@ -1,5 +1,5 @@
 /**
- * `npm run bench [-- publish|serve|watch|mirror] [--short]`: measures, and prints tables for the README.
+ * `npm run bench [-- publish|serve|watch|mirror|upload] [--short]`: measures, and prints tables for the README.
  */
 import { cpus, totalmem } from 'node:os';
 import { markdown, type Row } from './measure.js';
@@ -7,6 +7,7 @@ import { benchMirror } from './mirror.js';
 import { benchPublish } from './publish.js';
 import { benchReplicate } from './replicate.js';
 import { benchServe } from './serve.js';
+import { benchUpload } from './upload.js';
 import { benchWatch } from './watch.js';
 
 const [what = 'all'] = process.argv.slice(2).filter((word) => !word.startsWith('--'));
@@ -21,6 +22,7 @@ if (what === 'all' || what === 'publish' || what === 'serve') await serve();
 
 if (what === 'all' || what === 'watch') await watch();
 if (what === 'all' || what === 'mirror') await mirror();
+if (what === 'all' || what === 'upload') await upload();
 
 async function publish(): Promise<void> {
   const { rows, curve } = await benchPublish({
@@ -55,6 +57,11 @@ async function mirror(): Promise<void> {
       : { rounds: 3, versions: 10_000, roundTrip: 50, mirrors: 5, large: 256 },
   );
   print(`\n${markdown(more)}`);
+}
+
+async function upload(): Promise<void> {
+  const rows = await benchUpload(short ? { rounds: 1, size: 64 } : { rounds: 5, size: 512 });
+  print(`\n${markdown(rows)}`);
 }
 
 async function serve(): Promise<void> {

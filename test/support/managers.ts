@@ -84,6 +84,11 @@ export interface Manager extends Client {
   close(): Promise<void>;
 }
 
+export interface StartOptions {
+  /** Where the daemon's folder is to be. Default: the system's folder for temporary files. */
+  parent?: string;
+}
+
 /** Far above what any command takes here: a client that waits for what never comes fails the test. */
 const patienceSeconds = 120;
 
@@ -91,8 +96,11 @@ const patienceSeconds = 120;
  * Starts a daemon with a `dir` storage pool and no network, whose API is on a free port of 127.0.0.1 too. Throws
  * with what it said where that fails.
  */
-export async function startManager(kind: ManagerKind): Promise<Manager> {
-  const folder = await mkdtemp(join(tmpdir(), `private-${kind.name}-`));
+export async function startManager(
+  kind: ManagerKind,
+  { parent = tmpdir() }: StartOptions = {},
+): Promise<Manager> {
+  const folder = await mkdtemp(join(parent, `private-${kind.name}-`));
   // Containers, whose root is no one on this machine, reach their files through here.
   await chmod(folder, 0o711);
   const address = `127.0.0.1:${await freePort()}`;

@@ -1,7 +1,9 @@
 /** Small images in every shape that LXD and Incus take, as files for `image import`. */
 import { createHash, randomBytes } from 'node:crypto';
+import { createReadStream } from 'node:fs';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { pipeline } from 'node:stream/promises';
 import {
   type BusyboxImageOptions,
   makeImageMetadata,
@@ -65,7 +67,7 @@ export async function makeLargeSample(
 /** What clients know an image of these files by. */
 export async function fingerprintOf(files: readonly string[]): Promise<string> {
   const hash = createHash('sha256');
-  for (const file of files) hash.update(await readFile(file));
+  for (const file of files) await pipeline(createReadStream(file), hash, { end: false });
   return hash.digest('hex');
 }
 
