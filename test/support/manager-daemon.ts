@@ -7,9 +7,10 @@
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { readdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 
+const controlGroupRoot = '/sys/fs/cgroup';
 const startTimeout = 60;
 const stopTimeout = 30_000;
 
@@ -84,12 +85,35 @@ function client(...args: string[]): string {
 function endLeftovers(): void {
   const parents = parentsOfProcesses();
   const ours = [...parents.keys()].filter((pid) => pid !== process.pid && mentionsFolder(pid));
-  for (const pid of [...descendants(parents, ours), ...ours]) {
+  const all = [...descendants(parents, ours), ...ours];
+  const groups = new Set(all.flatMap(controlGroups));
+  for (const pid of all) {
     try {
       process.kill(pid, 'SIGKILL');
     } catch {
       // It has ended by itself meanwhile.
     }
+  }
+  for (const group of groups) removeGroup(group);
+}
+
+/** The folders of the control groups that were made for a container and that a process is in. */
+function controlGroups(pid: number): string[] {
+  const groups = readProc(String(pid), 'cgroup').matchAll(
+    /:(\/lxc\.(?:payload|monitor)\.[^/\n]+)/g,
+  );
+  const hierarchies = [...groups].flatMap(([, group = '']) =>
+    ['.', ...readdirSync(controlGroupRoot)].map((name) => join(controlGroupRoot, name, group)),
+  );
+  return hierarchies.filter((path) => existsSync(path));
+}
+
+/** Removes a group with those in it. One whose processes have not ended yet is asked again for a while. */
+function removeGroup(path: string): void {
+  for (let tries = 50; tries > 0 && existsSync(path); tries -= 1) {
+    // Only folders can be removed there; what is in use stays.
+    spawnSync('find', [path, '-depth', '-type', 'd', '-exec', 'rmdir', '{}', ';']);
+    if (existsSync(path)) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 100);
   }
 }
 
