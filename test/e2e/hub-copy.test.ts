@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { after, before, describe, test } from 'node:test';
 import { describeWithHub, type Stage } from '../support/hub-stage.js';
+import { type PublishedImages, publishImages } from '../support/published-images.js';
 import { fingerprintOf, type Sample, shapes } from '../support/sample-images.js';
 
 /** What `image list --format json` tells of an image. */
@@ -40,13 +41,18 @@ async function assertArrived(stage: Stage, sample: Sample): Promise<void> {
 
 const modes = ['pull', 'push', 'relay'] as const;
 
-await describeWithHub('copies and imports', (stage) => {
+await describeWithHub('copies and imports', (stage, way) => {
+  // Whether nginx is between makes no difference to what an image is.
+  const isAll = way === 'directly';
+  const kinds = isAll ? shapes : (['split', 'unified, gzip', 'virtual machine'] as const);
+  const compressions = isAll ? ['default', 'none', 'gzip', 'xz', 'zstd', 'bzip2'] : ['default'];
+
   after(async () => {
     assert.deepEqual(await stage.hub.leftovers(), []);
   });
 
   for (const mode of modes) {
-    for (const shape of shapes) {
+    for (const shape of kinds) {
       test(`image copy --mode=${mode}: ${shape}`, async () => {
         const alias = `${mode} ${shapes.indexOf(shape)}`.replace(' ', '-');
         const sample = await stage.local(shape, alias);
@@ -79,7 +85,7 @@ await describeWithHub('copies and imports', (stage) => {
     await assertArrived(stage, sample);
   });
 
-  for (const shape of shapes) {
+  for (const shape of kinds) {
     test(`image import: ${shape}`, async () => {
       const sample = await stage.sample(shape);
       const alias = `imported-${shapes.indexOf(shape)}`;
@@ -102,7 +108,7 @@ await describeWithHub('copies and imports', (stage) => {
     );
   });
 
-  for (const compression of ['default', 'none', 'gzip', 'xz', 'zstd', 'bzip2']) {
+  for (const compression of compressions) {
     test(`publish of a container to the hub, compression: ${compression}`, async () => {
       await stage.local('split', `for-${compression}`);
       const { run } = stage.manager;
@@ -117,6 +123,33 @@ await describeWithHub('copies and imports', (stage) => {
       assert.ok(names.includes(`from-${compression}`));
     });
   }
+
+  describe('from a simplestreams server', () => {
+    let images: PublishedImages;
+    before(async () => {
+      images = await publishImages();
+      const { certificate } = images.server;
+      await stage.manager.addRemote('elsewhere', { url: images.site.url, certificate });
+    });
+    after(() => images.close());
+
+    for (const mode of ['pull', 'relay']) {
+      for (const kind of ['split', 'unified'] as const) {
+        test(`image copy --mode=${mode}: ${kind}`, async () => {
+          const { alias, fingerprint } = images[kind];
+          const words = [`--mode=${mode}`, '--alias', `${mode}ed/${kind}`];
+          // Clients that relay a public image do not look up its alias.
+          const name = mode === 'relay' ? fingerprint : alias;
+          const copy = ['image', 'copy', `elsewhere:${name}`, 'hub:', ...words];
+          const { code, stderr } = await stage.manager.outcome(...copy);
+          assert.deepEqual([code, stderr], [0, '']);
+          const files = kind === 'split' ? ['metadata', 'root'] : ['whole'];
+          await assertArrived(stage, { files, fingerprint, type: 'container' });
+          await stage.manager.run('image', 'delete', `hub:${fingerprint}`);
+        });
+      }
+    }
+  });
 
   test('a second upload of an image that is there: pull is content, the others say so', async () => {
     const sample = await stage.local('split', 'twice');

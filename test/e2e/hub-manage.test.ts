@@ -5,6 +5,7 @@ import { test } from 'node:test';
 import { outcome } from '../support/command.js';
 import { standIn } from '../support/hub.js';
 import { describeWithHub, type Stage } from '../support/hub-stage.js';
+import { startManager } from '../support/managers.js';
 import { fingerprintOf, type Sample } from '../support/sample-images.js';
 
 /** Uploads a new image to the hub under `alias`. */
@@ -69,6 +70,43 @@ await describeWithHub('what is there', (stage) => {
     const info = await run('image', 'info', 'copied');
     assert.equal(/^Fingerprint: (.*)$/m.exec(info)?.[1], image.fingerprint);
     assert.match(await run('image', 'info', 'to/copy'), new RegExp(image.fingerprint));
+  });
+
+  for (const mode of ['pull', 'relay']) {
+    test(`image copy --mode=${mode} from the hub to a third server`, async () => {
+      const image = await uploaded(stage, `onwards/${mode}`);
+      const third = await startManager(stage.kind);
+      try {
+        const { run } = stage.manager;
+        const remote = `third-${mode}`;
+        await run('remote', 'add', remote, await third.token('me'));
+        const words = [`--mode=${mode}`, '--alias', 'arrived'];
+        // Clients that relay a public image do not look up its alias.
+        const name = mode === 'relay' ? image.fingerprint : `onwards/${mode}`;
+        await run('image', 'copy', `hub:${name}`, `${remote}:`, ...words);
+        const info = await third.run('image', 'info', image.fingerprint);
+        assert.match(info, /^ {4}- arrived$/m);
+      } finally {
+        await third.close();
+      }
+    });
+  }
+
+  test('what an image server has not got says that it is one', { skip: standIn }, async () => {
+    await uploaded(stage, 'not/here');
+    for (const line of [
+      ['list', 'hub:'],
+      ['launch', 'hub:not/here', 'hub:container'],
+      ['network', 'list', 'hub:'],
+    ]) {
+      assert.match(await refusal(stage, ...line), /image server/);
+    }
+  });
+
+  test('info tells of the server', async () => {
+    const said = await stage.manager.run('info', 'hub:');
+    assert.match(said, /^auth: trusted$/m);
+    assert.match(said, /^public: false$/m);
   });
 
   test('launch from the hub', async () => {

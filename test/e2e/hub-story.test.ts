@@ -45,7 +45,7 @@ for (const kind of managerKinds) {
         mirror = await serve(site);
         mirrorUrl = site.url;
         const { certificate } = elsewhere.server;
-        await here.addRemote('images', { url: elsewhere.site.url, certificate });
+        await here.addRemote('elsewhere', { url: elsewhere.site.url, certificate });
       });
       after(async () => {
         await closeAll(here, there, elsewhere);
@@ -56,7 +56,7 @@ for (const kind of managerKinds) {
       test('launch, change, publish, copy to the hub, launch from its mirror', async () => {
         const { run } = here;
         await run('remote', 'add', 'hub', await hub.token('me'));
-        await run('launch', 'images:demo/busybox', 'n1');
+        await run('launch', 'elsewhere:demo/busybox', 'n1');
         const install = 'echo "echo smile" > /bin/vim; busybox chmod +x /bin/vim';
         await run('exec', 'n1', '--', 'sh', '-c', install);
         await run('stop', 'n1');

@@ -3,7 +3,7 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe } from 'node:test';
 import { missingPrograms } from './command.js';
-import { createHub, type Hub, type HubOptions, type Way, ways } from './hub.js';
+import { createHub, type Hub, type Way, ways } from './hub.js';
 import { type Manager, type ManagerKind, managerKinds, startManager } from './managers.js';
 import { makeSample, type Sample, type Shape, samplePrograms } from './sample-images.js';
 import { temporaryFolder } from './temporary.js';
@@ -24,24 +24,23 @@ export interface Stage {
 /** One suite for each manager and each way to the hub. What `define` gets is complete when the tests run. */
 export async function describeWithHub(
   title: string,
-  define: (stage: Stage) => void,
-  options: { hub?: HubOptions; ways?: readonly Way[] } = {},
+  define: (stage: Stage, way: Way) => void,
 ): Promise<void> {
   for (const kind of managerKinds) {
     const missing = (await kind.missing()) || missingPrograms(...samplePrograms, 'timeout');
-    for (const way of options.ways ?? ways) {
+    for (const way of ways) {
       const skip = missing || (way === 'behind nginx' && missingPrograms('nginx'));
       describe(`${kind.title} and a hub, met ${way}: ${title}`, { skip }, () => {
         const stage = {} as Stage;
         const endings: (() => unknown)[] = [];
         const t = { after: (ending: () => unknown) => void endings.unshift(ending) };
         before(async () => {
-          Object.assign(stage, await setUp(t, { kind, hub: { ...options.hub, way } }));
+          Object.assign(stage, await setUp(t, { kind, way }));
         });
         after(async () => {
           for (const end of endings) await end();
         });
-        define(stage);
+        define(stage, way);
       });
     }
   }
@@ -49,13 +48,10 @@ export async function describeWithHub(
 
 type Ending = { after: (ending: () => unknown) => void };
 
-async function setUp(
-  t: Ending,
-  { kind, hub: options }: { kind: ManagerKind; hub: HubOptions },
-): Promise<Stage> {
+async function setUp(t: Ending, { kind, way }: { kind: ManagerKind; way: Way }): Promise<Stage> {
   const manager = await startManager(kind);
   t.after(() => manager.close());
-  const hub = await createHub(t, { kind, ...options });
+  const hub = await createHub(t, { kind, way });
   await manager.run('remote', 'add', 'hub', await hub.token('me'));
   const work = await temporaryFolder(t);
   let folders = 0;
