@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { standIn } from '../support/hub.js';
 import { describeWithHub, type Stage } from '../support/hub-stage.js';
 import { type PublishedImages, publishImages } from '../support/published-images.js';
 import { fingerprintOf, type Sample, shapes } from '../support/sample-images.js';
@@ -53,7 +54,9 @@ await describeWithHub('copies and imports', (stage, way) => {
 
   for (const mode of modes) {
     for (const shape of kinds) {
-      test(`image copy --mode=${mode}: ${shape}`, async () => {
+      // A stand-in takes it for a container: the client does not say what it is.
+      const skip = standIn && mode === 'push' && shape === 'virtual machine';
+      test(`image copy --mode=${mode}: ${shape}`, { skip }, async () => {
         const alias = `${mode} ${shapes.indexOf(shape)}`.replace(' ', '-');
         const sample = await stage.local(shape, alias);
         await stage.manager.run('image', 'copy', alias, 'hub:', `--mode=${mode}`);
