@@ -117,6 +117,49 @@ for (const kind of managerKinds) {
       await assertGoesWell(scene, image);
     });
 
+    /** A large image on another server, of which the hub gets only the first part. */
+    async function setUpSource(t: TestContext) {
+      const source = await startManager(kind);
+      t.after(() => source.close());
+      const image = await makeLargeSample(await temporaryFolder(t), { bytes: 48 * mebibyte });
+      await source.run('image', 'import', ...image.files, '--alias', 'far');
+      const target = Number(new URL(source.url).port);
+      const valve = await createValve({ target, bytes: 16 * mebibyte, from: 'server' });
+      t.after(() => valve.close());
+      const name = `source${hubs}`;
+      await manager.run('remote', 'add', name, await source.token('me'));
+      await manager.run('remote', 'set-url', name, `https://127.0.0.1:${valve.port}`);
+      return { image, valve, line: ['image', 'copy', `${name}:far`] };
+    }
+
+    test('the user interrupts a pull: nothing of it stays', async (t) => {
+      const scene = await setUp(t);
+      const { valve, line } = await setUpSource(t);
+      const env = { ...process.env, ...manager.env };
+      const client = spawn(kind.client, [...line, `${scene.name}:`], { env });
+      await valve.shut;
+      await isUnderWay(scene);
+      client.kill('SIGINT');
+      const [code] = await once(client, 'exit');
+      assert.equal(code, 1);
+      await assertNothingLeft(scene);
+    });
+
+    test('the source of a pull goes away in the middle: nothing of it stays', async (t) => {
+      const scene = await setUp(t);
+      const { image, valve, line } = await setUpSource(t);
+      const copying = manager.outcome(...line, `${scene.name}:`);
+      await valve.shut;
+      await isUnderWay(scene);
+      valve.cut();
+      const { code, stderr } = await copying;
+      assert.equal(code, 1);
+      assert.notEqual(stderr, '');
+      await assertNothingLeft(scene);
+      valve.open();
+      await assertGoesWell(scene, image);
+    });
+
     test('the server is killed in the middle: it starts with nothing left of it', async (t) => {
       const scene = await setUp(t);
       const image = await makeLargeSample(await temporaryFolder(t), { bytes: 48 * mebibyte });

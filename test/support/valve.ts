@@ -1,11 +1,11 @@
-/** A way between a client and a server on this machine that can be shut in the middle of what the client sends. */
+/** A way between a client and a server on this machine that is shut in the middle of what one of them sends. */
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 
 export interface Valve {
   /** Where clients connect, on 127.0.0.1. */
   port: number;
-  /** Resolves when so many bytes have gone from clients to the server as were asked for; no more pass then. */
+  /** Resolves when so many bytes have gone as were asked for; no more pass then in that direction. */
   shut: Promise<void>;
   /** Lets the rest pass, and all that comes later. */
   open(): void;
@@ -14,8 +14,17 @@ export interface Valve {
   close(): Promise<void>;
 }
 
-/** A valve that shuts after `bytes` from clients to `target`, a port on 127.0.0.1. */
-export async function createValve(options: { target: number; bytes: number }): Promise<Valve> {
+export interface ValveOptions {
+  /** Where it leads to: a port on 127.0.0.1. */
+  target: number;
+  /** After how many it shuts. */
+  bytes: number;
+  /** Whose bytes count. Default: the clients'. */
+  from?: 'clients' | 'server';
+}
+
+export async function createValve(options: ValveOptions): Promise<Valve> {
+  const { from: counted = 'clients' } = options;
   const sockets = new Set<Socket>();
   const held = new Set<Socket>();
   let left = options.bytes;
@@ -51,11 +60,13 @@ export async function createValve(options: { target: number; bytes: number }): P
         other.destroySoon();
       });
     }
-    pass(client, upstream, (bytes) => {
+    const count = (bytes: number) => {
       left -= bytes;
       return left > 0;
-    });
-    pass(upstream, client, () => true);
+    };
+    const all = () => true;
+    pass(client, upstream, counted === 'clients' ? count : all);
+    pass(upstream, client, counted === 'server' ? count : all);
   });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
