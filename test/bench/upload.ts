@@ -9,7 +9,7 @@ import { makeImageMetadata } from '../support/busybox-image.js';
 import { run } from '../support/command.js';
 import { createOwnHub } from '../support/hub.js';
 import { lxd, startManager } from '../support/managers.js';
-import { fingerprintOf } from '../support/sample-images.js';
+import { fingerprintOf, superblock } from '../support/sample-images.js';
 import { succeed } from '../support/site.js';
 import { createTestCertificate } from '../support/tls.js';
 import { withFolder } from './folder.js';
@@ -179,7 +179,7 @@ async function writeRandom(path: string, bytes: number): Promise<void> {
   const file = await open(path, 'w');
   for (let at = 0; at < bytes; at += chunk.length) {
     randomFillSync(chunk);
-    if (at === 0) chunk.write('hsqs', 'latin1');
+    if (at === 0) superblock(bytes).copy(chunk);
     await file.write(chunk);
   }
   await file.close();

@@ -95,7 +95,6 @@ await describeWithHub('what is there', (stage) => {
   test('what an image server has not got says that it is one', { skip: standIn }, async () => {
     await uploaded(stage, 'not/here');
     for (const line of [
-      ['list', 'hub:'],
       ['launch', 'hub:not/here', 'hub:container'],
       ['network', 'list', 'hub:'],
     ]) {
@@ -114,7 +113,7 @@ await describeWithHub('what is there', (stage) => {
     const { run } = stage.manager;
     await run('image', 'import', ...image.files, 'hub:', '--alias', 'to/launch');
     await run('launch', 'hub:to/launch', 'launched');
-    assert.equal(await run('exec', 'launched', '--', 'hostname'), 'launched\n');
+    assert.equal(await run('file', 'pull', 'launched/etc/hostname', '-'), 'launched\n');
     await run('delete', '--force', 'launched');
   });
 
@@ -123,7 +122,7 @@ await describeWithHub('what is there', (stage) => {
     const { run } = stage.manager;
     await run('image', 'import', ...image.files, 'hub:', '--alias', 'whole/launch');
     await run('launch', 'hub:whole/launch', 'whole');
-    assert.equal(await run('exec', 'whole', '--', 'hostname'), 'whole\n');
+    assert.equal(await run('file', 'pull', 'whole/etc/hostname', '-'), 'whole\n');
     await run('delete', '--force', 'whole');
   });
 
@@ -198,9 +197,9 @@ await describeWithHub('what is there', (stage) => {
   });
 
   test('aliases that are taken or unknown are refused', async () => {
-    const image = await uploaded(stage, 'taken');
-    await uploaded(stage, 'other');
-    const create = ['image', 'alias', 'create', 'hub:taken', image.fingerprint];
+    await uploaded(stage, 'taken');
+    const other = await uploaded(stage, 'other');
+    const create = ['image', 'alias', 'create', 'hub:taken', other.fingerprint];
     assert.match(await refusal(stage, ...create), /already exists/i);
     const rename = ['image', 'alias', 'rename', 'hub:other', 'taken'];
     assert.match(await refusal(stage, ...rename), /already exists/i);

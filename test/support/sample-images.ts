@@ -48,8 +48,8 @@ export async function makeSample(
 }
 
 /**
- * Makes a split image whose root file system is `bytes` long and cannot be compressed. It looks like squashfs at its
- * beginning, which is all that anyone looks at who does not start a container from it.
+ * Makes a split image whose root file system is `bytes` long and cannot be compressed. It has the first block of a
+ * squashfs, which is all that anyone looks at who does not start a container from it.
  */
 export async function makeLargeSample(
   folder: string,
@@ -58,10 +58,23 @@ export async function makeLargeSample(
   await mkdir(folder, { recursive: true });
   const root = join(folder, 'rootfs.squashfs');
   const content = randomBytes(bytes);
-  content.write('hsqs', 'latin1');
+  superblock(bytes).copy(content);
   await writeFile(root, content);
   const files = [await makeImageMetadata(folder, { properties }), root];
   return { files, fingerprint: await fingerprintOf(files), type: 'container' };
+}
+
+/** How a squashfs of `bytes` begins. Format: Linux's Documentation/filesystems/squashfs.rst. */
+export function superblock(bytes: number): Buffer {
+  const block = Buffer.alloc(96);
+  block.write('hsqs', 'latin1');
+  // Blocks of 128 KiB, gzip, version 4.0.
+  block.writeUInt32LE(1 << 17, 12);
+  block.writeUInt16LE(1, 20);
+  block.writeUInt16LE(17, 22);
+  block.writeUInt16LE(4, 28);
+  block.writeBigUInt64LE(BigInt(bytes), 40);
+  return block;
 }
 
 /** What clients know an image of these files by. */
