@@ -182,7 +182,8 @@ for (const kind of managerKinds) {
     test('the disk is full in the middle: the client is told so, and what fits still goes in', async (t) => {
       const mount = mounting(t);
       const root = await temporaryFolder(t);
-      await mount(root, { size: '24m' });
+      // 64 MiB are left to the system.
+      await mount(root, { size: '96m' });
       const scene = await setUp(t, { root });
       const image = await makeLargeSample(await temporaryFolder(t), { bytes: 48 * mebibyte });
       const { code, stderr } = await scene.imports(image);
