@@ -82,6 +82,16 @@ await describeWithHub('copies and imports', (stage, way) => {
     });
   }
 
+  // Clients that push or relay a public image do not look up its alias, and fail by themselves.
+  test('image copy of a public image: the alias is all that the hub is told', async () => {
+    const sample = await stage.sample('split');
+    const { run } = stage.manager;
+    await run('image', 'import', ...sample.files, '--alias', 'open', '--public');
+    await run('image', 'copy', 'open', 'hub:', '--copy-aliases');
+    await assertArrived(stage, sample);
+    assert.ok((await listed(stage, sample)).names.includes('open'));
+  });
+
   test('image copy --auto-update', async () => {
     const sample = await stage.local('split', 'kept-new');
     await stage.manager.run('image', 'copy', 'kept-new', 'hub:', '--auto-update');
