@@ -10,13 +10,14 @@ import type { Logger } from '../log.js';
 import { createPipeline, type RunResult } from '../pipeline.js';
 import { createControlServer } from '../server/control.js';
 import { createServing } from '../server/following.js';
-import { createLocalServer } from '../server/local.js';
+import { createLocalServer, type LocalServer } from '../server/local.js';
 import type { HttpService } from '../server/service.js';
 import { createCommands } from './commands.js';
 import { createJobs } from './jobs.js';
 import { createJournal } from './journal.js';
 import { createLibrary, type KeptLibrary } from './library.js';
 import { createLookout, type Lookout } from './lookout.js';
+import { createDaemonApi } from './lxd-api.js';
 import { createReloader, type Reloader } from './reload.js';
 import { createReplication } from './replication.js';
 import { createReporter } from './report.js';
@@ -91,7 +92,12 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     onChange: reporter.mirrorsChanged,
   });
   // Each is needed by those before it only once it is there.
-  const parts: { library?: KeptLibrary; lookout?: Lookout; reloader?: Reloader } = {};
+  const parts: {
+    library?: KeptLibrary;
+    lookout?: Lookout;
+    reloader?: Reloader;
+    local?: LocalServer;
+  } = {};
   const onRun = (result: RunResult) => {
     reporter.ran(result);
     journal.ran(result);
@@ -104,9 +110,24 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
   const library = createLibrary({ config, pipeline, runner, log });
   parts.library = library;
   await library.sweep();
-  const serving = createServing({ log });
-  const closeServing = () => serving.close({ graceMs: downloadsMs });
-  const together = [runner.close, library.close, replication.close, closeServing];
+  const trust = await openTrusting({
+    paths,
+    server: () => (parts.reloader?.config() ?? config).server,
+    log,
+  });
+  atEnd(() => trust.close());
+  const api = createDaemonApi({
+    ...{ root: paths.root, version: options.version },
+    ...{ library, callers: trust, log },
+  });
+  // What is answered beside the published tree: over HTTPS, and to the nginx of this machine.
+  const services: readonly HttpService[] = [api.service];
+  const serving = createServing({ log, services });
+  const graceMs = downloadsMs;
+  const together = [
+    ...[runner.close, library.close, replication.close, api.close],
+    ...[() => serving.close({ graceMs }), async () => parts.local?.close({ graceMs })],
+  ];
   atEnd(() => Promise.all(together.map((end) => doEnd(end, log))));
 
   const jobs = createJobs({
@@ -127,7 +148,9 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     runner,
     pipeline,
     replication,
+    trust,
     library,
+    api,
   });
   parts.reloader = reloader;
   reporter.attach({ runner, serving, schedule, replication });
@@ -141,8 +164,7 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
   });
   const control = await createControlServer({ runDir: paths.run, commands, log });
   atEnd(() => control.close());
-  const local = await createLocalServer({ runDir: paths.run, services, log });
-  atEnd(() => local.close({ graceMs: downloadsMs }));
+  parts.local = await createLocalServer({ runDir: paths.run, services, log });
   // Reading can take hours, and the service is of use all that time.
   const timer = setTimeout(() => manager.ready(reporter.line()), longestStart);
   atEnd(async () => clearTimeout(timer));

@@ -7,6 +7,7 @@ import type { Pipeline } from '../pipeline.js';
 import type { Serving } from '../server/following.js';
 import { hoursOf } from './jobs.js';
 import type { KeptLibrary } from './library.js';
+import type { DaemonApi } from './lxd-api.js';
 import type { Replication } from './replication.js';
 import type { Reporter } from './report.js';
 import type { Runner } from './runner.js';
@@ -28,7 +29,9 @@ export interface ReloaderOptions {
   runner: Pick<Runner, 'changed'>;
   pipeline: Pick<Pipeline, 'configure'>;
   replication: Pick<Replication, 'apply'>;
+  trust: Pick<Trusting, 'refresh'>;
   library: Pick<KeptLibrary, 'configure'>;
+  api: Pick<DaemonApi, 'follow'>;
 }
 
 export interface Reloader {
@@ -58,6 +61,8 @@ export function createReloader(options: ReloaderOptions): Reloader {
     pipeline,
     replication,
     trust,
+    library,
+    api,
   } = options;
   let { config } = options;
   const turns = createTurns();
@@ -70,7 +75,10 @@ export function createReloader(options: ReloaderOptions): Reloader {
     await serving.apply(next);
     schedule.change(hoursOf(next));
     await replication.apply(next);
-    options.library.configure(next);
+    library.configure(next);
+    await api.follow(next.server);
+    // Somebody may have mended the file, or put another in its place.
+    await trust.refresh();
     if (isDeepStrictEqual(config.publish, next.publish)) return;
     pipeline.configure(next.publish);
     runner.changed('');
@@ -92,7 +100,11 @@ export function createReloader(options: ReloaderOptions): Reloader {
   };
   return {
     reload: () => turns.take(reloadOnce),
-    refresh: () => turns.take(() => serving.apply(config)),
+    refresh: () =>
+      turns.take(async () => {
+        await api.follow(config.server);
+        await serving.apply(config);
+      }),
     config: () => config,
   };
 }

@@ -4,7 +4,7 @@ import type { Config } from '../config.js';
 import { makeFolder, removeTemporaries, writeError, writeFileAtomically } from '../disk/files.js';
 import { ServerError } from '../errors.js';
 import type { Logger } from '../log.js';
-import { hostAddresses, hostNames, readFingerprint } from '../server/certificate.js';
+import { hostAddresses, hostNames, readShownCertificate } from '../server/certificate.js';
 import type { Callers } from '../server/lxd/contract.js';
 import { reachableAt } from '../trust/addresses.js';
 import { openTrust, type Trust } from '../trust/trust.js';
@@ -24,7 +24,7 @@ export async function openTrusting({ paths, server, log }: TrustingOptions): Pro
   const trust = await openTrust({
     file: join(paths.state, 'trust.json'),
     write,
-    serverFingerprint: () => readFingerprint(server().tlsCert),
+    serverFingerprint: async () => (await readShownCertificate(server().tlsCert)).fingerprint,
     log,
   });
   return {
@@ -36,17 +36,23 @@ export async function openTrusting({ paths, server, log }: TrustingOptions): Pro
   };
 }
 
-async function addressesFor(
-  { listen, addresses }: Pick<Config['server'], 'listen' | 'addresses'>,
-  wanted: readonly string[],
-): Promise<string[]> {
-  const given = wanted.length > 0 ? wanted : addresses;
-  const [names, hosts] = [await hostNames(), hostAddresses()];
-  const found = reachableAt({ listen, given, names, hosts });
+async function addressesFor(server: Reachable, wanted: readonly string[]): Promise<string[]> {
+  const found = await clientAddresses(server, wanted);
   if (found.length > 0) return found;
   throw new ServerError('USAGE', 'This host does not know by what address clients reach it', {
     hint: 'name one with --address HOST:PORT, or set server.addresses in the configuration',
   });
+}
+
+type Reachable = Pick<Config['server'], 'listen' | 'addresses'>;
+
+/** Where clients find this server, `host:port`: as `wanted`, as configured, or as this host is called. */
+export async function clientAddresses(
+  { listen, addresses }: Reachable,
+  wanted: readonly string[] = [],
+): Promise<string[]> {
+  const given = wanted.length > 0 ? wanted : addresses;
+  return reachableAt({ listen, given, names: await hostNames(), hosts: hostAddresses() });
 }
 
 async function write(file: string, text: string): Promise<void> {

@@ -88,14 +88,25 @@ export async function readCertificate(files: CertificateFiles): Promise<Certific
   );
 }
 
+/** What clients meet. */
+export interface ShownCertificate {
+  pem: string;
+  /** As {@link certificateFingerprint} has it. */
+  fingerprint: string;
+}
+
 /**
- * {@link certificateFingerprint} of a certificate whose key need not be readable.
+ * The (first) certificate of a file whose key need not be readable.
  *
  * @throws {ServerError} TLS, for a file that is missing, unreadable or not PEM
  */
-export async function readFingerprint(certFile: string): Promise<string> {
+export async function readShownCertificate(certFile: string): Promise<ShownCertificate> {
   const cert = await readPem(certFile, { what: 'certificate', missingHint: initHint });
-  return parsed(() => certificateFingerprint(cert), noPem(certFile));
+  const shown = () => ({
+    pem: new X509Certificate(cert).toString(),
+    fingerprint: certificateFingerprint(cert),
+  });
+  return parsed(shown, noPem(certFile));
 }
 
 /** SHA-256 of the (first) certificate's DER form, in hex: the fingerprint that LXD and Incus show. */
