@@ -37,6 +37,15 @@ function parseQuantity(text: string, units: Record<string, number>): number | un
   return Number.isSafeInteger(value) ? value : undefined;
 }
 
+/** A number of bytes as {@link parseSize} takes it, in the largest unit of which it is a whole number: `20GiB`. */
+export function formatSize(bytes: number): string {
+  let best: [unit: string, factor: number] = ['B', 1];
+  for (const [unit, factor] of Object.entries(sizeUnits)) {
+    if (factor > best[1] && factor <= bytes && bytes % factor === 0) best = [unit, factor];
+  }
+  return `${bytes / best[1]}${best[0]}`;
+}
+
 /** A host and a TCP port. */
 export interface HostPort {
   /** A name or an address; an IPv6 address without its brackets. */

@@ -4,6 +4,7 @@ import fc from 'fast-check';
 import { createTask, validate } from 'node-cron';
 import {
   durationUnits,
+  formatSize,
   type HostPort,
   isCronExpression,
   isNetwork,
@@ -45,6 +46,17 @@ describe('durations and sizes', () => {
   test('a size without a unit counts bytes, a duration needs its unit', () => {
     assert.equal(parseSize('4096'), 4096);
     assert.equal(parseDuration('4096'), undefined);
+  });
+
+  test('a size is written in the largest unit of which it is a whole number', () => {
+    const sizes = [0, 1500, 1537, 4 * 2 ** 20, 20 * 2 ** 30, 10e6];
+    const texts = ['0B', '1500B', '1537B', '4MiB', '20GiB', '10MB'];
+    assert.deepEqual(sizes.map(formatSize), texts);
+    fc.assert(
+      fc.property(fc.maxSafeNat(), (bytes) => {
+        assert.equal(parseSize(formatSize(bytes)), bytes);
+      }),
+    );
   });
 });
 

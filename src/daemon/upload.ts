@@ -18,6 +18,7 @@ import type { StagedFolder } from '../disk/staging.js';
 import { stampOf } from '../disk/stamp.js';
 import { ServerError } from '../errors.js';
 import type { LibraryImage, Upload, UploadFacts, UploadPart } from '../server/lxd/contract.js';
+import { formatSize } from '../units.js';
 import type { Inspector } from './inspector.js';
 import { createTurns } from './turns.js';
 
@@ -296,7 +297,7 @@ function invalid(message: string, options: { hint?: string } = {}): ServerError 
 }
 
 function tooLarge(maxSize: number): ServerError {
-  return new ServerError('TOO_LARGE', `The image is larger than ${maxSize} bytes`, {
+  return new ServerError('TOO_LARGE', `The image is larger than ${formatSize(maxSize)}`, {
     hint: 'set uploads.max_size in the configuration of the server to allow more',
   });
 }

@@ -199,7 +199,7 @@ for (const kind of managerKinds) {
       const image = await makeLargeSample(await temporaryFolder(t), { bytes: 8 * mebibyte });
       const { code, stderr } = await scene.imports(image);
       assert.equal(code, 1);
-      assert.match(stderr, /too large: .*uploads\.max_size/);
+      assert.match(stderr, /larger than 4MiB: .*uploads\.max_size/);
       await assertNothingLeft(scene);
       await assertGoesWell(scene, await makeSample(await temporaryFolder(t), { shape: 'split' }));
     });

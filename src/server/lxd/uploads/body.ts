@@ -1,6 +1,7 @@
 /** Bytes that come over the network: read with a time-out, counted, or thrown away. */
 import type { Readable } from 'node:stream';
 import { ServerError } from '../../../errors.js';
+import { formatSize } from '../../../units.js';
 
 export interface ChunkOptions {
   /** How long to wait for the next byte, in milliseconds. */
@@ -68,7 +69,7 @@ export async function* counted<T extends Uint8Array>(
 }
 
 export function tooLarge(most: number): ServerError {
-  return new ServerError('TOO_LARGE', `The image is too large: more than ${most} bytes`, {
+  return new ServerError('TOO_LARGE', `The image is larger than ${formatSize(most)}`, {
     hint: 'the limit is uploads.max_size in the configuration of the server',
   });
 }
@@ -83,7 +84,7 @@ export async function textOf(
   for await (const chunk of source) {
     bytes += chunk.length;
     if (bytes > most) {
-      throw new ServerError('IMAGE_INVALID', `${what} is too long: more than ${most} bytes`);
+      throw new ServerError('IMAGE_INVALID', `${what} is too long: more than ${formatSize(most)}`);
     }
     chunks.push(chunk);
   }

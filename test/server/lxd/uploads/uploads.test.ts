@@ -183,7 +183,7 @@ describe('a trusted client', () => {
     }
     const { status, error } = await send(site, { certificate, headers: plain, body: endless() });
     assert.equal(status, 413);
-    assert.match(error ?? '', /more than 100000 bytes/);
+    assert.match(error ?? '', /larger than 100kB/);
     assert.equal(sent, 5_000_000, 'the rest was not read');
     await assertNothing(site);
   });
