@@ -25,9 +25,10 @@ export interface ServerRoutesOptions {
 
 /**
  * What clients need to know of beside version 1.0: Incus sends aliases a second time unless an image's creation takes
- * them, and no client asks for a refresh that the server does not know.
+ * them, and no client asks for a refresh that the server does not know. Without filtering, which they repeat
+ * themselves, they do not even ask for containers, and so never read that there are none here.
  */
-const apiExtensions = ['image_create_aliases', 'image_force_refresh'];
+const apiExtensions = ['api_filtering', 'image_create_aliases', 'image_force_refresh'];
 
 export function serverRoutes({ callers, about }: ServerRoutesOptions): RouteEntry[] {
   return [
