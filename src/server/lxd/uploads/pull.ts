@@ -131,9 +131,18 @@ async function findInDaemon(server: Source, source: PullSource): Promise<Found> 
     const answer = await server.json(path, { most: mostAboutImage, query });
     return read(v.looseObject({ metadata: schema }), answer, server).metadata as v.InferOutput<T>;
   };
-  const wanted =
-    source.image ||
-    (await ask(daemonAlias, `/1.0/images/aliases/${encodeURIComponent(source.alias)}`)).target;
+  /** Of a public image clients give the alias that the user typed, wherever a fingerprint may stand. */
+  const resolve = async (name: string) => {
+    if (isFingerprint(name)) return name;
+    try {
+      return (await ask(daemonAlias, `/1.0/images/aliases/${encodeURIComponent(name)}`)).target;
+    } catch (error) {
+      // It may be the beginning of a fingerprint.
+      if (error instanceof ServerError && error.code === 'IMAGE_MISSING') return name;
+      throw error;
+    }
+  };
+  const wanted = await resolve(source.image || source.alias);
   const path = `/1.0/images/${encodeURIComponent(wanted)}`;
   const about = await ask(daemonImage, path);
   if (!about.fingerprint.startsWith(wanted)) {

@@ -261,7 +261,7 @@ async function refusal(
   }
   const text = await textOf(body, { most: mostErrorBytes, what: `The answer of ${name}` });
   return new ServerError(
-    'IO',
+    status === 404 ? 'IMAGE_MISSING' : 'IO',
     `The source ${name} refuses: ${errorText(text) ?? `status ${status}`}`,
   );
 }
