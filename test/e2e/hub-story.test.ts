@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { closeAll } from '../support/close-all.js';
 import { missingPrograms } from '../support/command.js';
@@ -12,6 +14,27 @@ import { createSftpServer, type SftpServer } from '../support/sftp-mirror.js';
 import { makeSite, type Served, serve } from '../support/site.js';
 
 const programs = [...samplePrograms, 'timeout', 'sshd', 'ssh-keygen', 'nginx'];
+
+/** What stands for the lines of the manual that need the world outside; all others are run word for word. */
+const standingFor = new Map([
+  ['launch ubuntu:bionic n1', ['launch', 'elsewhere:demo/busybox', 'n1']],
+  [
+    'exec n1 -- apt install -y vim',
+    ['exec', 'n1', '--', 'sh', '-c', 'echo "echo smile" > /bin/vim; busybox chmod +x /bin/vim'],
+  ],
+  // What a command says does not always reach a busy client in full; what it writes is there.
+  ['exec ntest -- vim --version', ['exec', 'ntest', '--', 'sh', '-c', '/bin/vim > /root/said']],
+]);
+
+/** The words after `lxc` on the lines that a section of the README has for it; `incus` takes the same. */
+async function manual(section: string): Promise<string[]> {
+  const readme = await readFile(join(import.meta.dirname, '../../../README.md'), 'utf8');
+  const text = readme.split(/^## /m).find((part) => part.startsWith(`${section}\n`)) ?? '';
+  const lines = text.split('\n').flatMap((line) => /^ {4}lxc (.*)$/.exec(line)?.[1] ?? []);
+  assert.ok(lines.length >= 8, `the README has ${lines.length} lines`);
+  for (const line of standingFor.keys()) assert.ok(lines.includes(line), `no "${line}" there`);
+  return lines;
+}
 
 for (const kind of managerKinds) {
   const missing = (await kind.missing()) || missingPrograms(...programs);
@@ -54,28 +77,26 @@ for (const kind of managerKinds) {
       });
 
       test('launch, change, publish, copy to the hub, launch from its mirror', async () => {
-        const { run } = here;
-        await run('remote', 'add', 'hub', await hub.token('me'));
-        await run('launch', 'elsewhere:demo/busybox', 'n1');
-        const install = 'echo "echo smile" > /bin/vim; busybox chmod +x /bin/vim';
-        await run('exec', 'n1', '--', 'sh', '-c', install);
-        await run('stop', 'n1');
-        await run('publish', '--public', 'n1', '--alias', 'bionic-vim');
-        await run('image', 'copy', 'bionic-vim', 'hub:', '--copy-aliases');
-
-        const info = await run('image', 'info', 'bionic-vim');
-        const fingerprint = /^Fingerprint: (.*)$/m.exec(info)?.[1] ?? '';
-        assert.equal((await hub.published()).get(fingerprint), 'container');
-        await becomesMirrored(hub.site.root, sftp.folder);
-        await assertMirrored(hub.site.root, sftp.folder);
-
-        await there.addRemote('mirror', { url: mirrorUrl, certificate: mirror.certificate });
-        await there.run('launch', 'mirror:bionic-vim', 'ntest');
-        // What a command says does not always reach a busy client in full; what it writes is there.
-        await there.run('exec', 'ntest', '--', 'sh', '-c', '/bin/vim > /root/said');
+        await here.run('remote', 'add', 'hub', await hub.token('me'));
+        const { certificate } = mirror;
+        await there.addRemote('mirror', { url: mirrorUrl, certificate });
+        for (const line of await manual('Uploading')) {
+          if (line.startsWith('remote add mirror ')) continue;
+          const isFar = /\b(?:mirror:|ntest\b)/.test(line);
+          if (isFar) await becomesMirrored(hub.site.root, sftp.folder);
+          await (isFar ? there : here).run(...(standingFor.get(line) ?? line.split(' ')));
+          if (line.startsWith('image copy ')) await assertPublished();
+        }
         assert.equal(await there.run('file', 'pull', 'ntest/root/said', '-'), 'smile\n');
+        await assertMirrored(hub.site.root, sftp.folder);
         assert.deepEqual(await hub.leftovers(), []);
       });
+
+      async function assertPublished(): Promise<void> {
+        const info = await here.run('image', 'info', 'bionic-vim');
+        const fingerprint = /^Fingerprint: (.*)$/m.exec(info)?.[1] ?? '';
+        assert.equal((await hub.published()).get(fingerprint), 'container');
+      }
     });
   }
 }
