@@ -45,7 +45,8 @@ export function createDaemonApi(options: DaemonApiOptions): DaemonApi {
       try {
         shown = await readShownCertificate(server.tlsCert);
       } catch (err) {
-        log.warn({ err }, 'cannot tell clients which certificate they meet');
+        // Whoever needs one is told: a server over HTTPS does not start, and no token can be made.
+        log.debug({ err }, 'clients are told of no certificate');
       }
     },
     async close() {
