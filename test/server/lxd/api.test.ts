@@ -41,7 +41,7 @@ describe('the server', () => {
     for (const as of [undefined, stranger]) {
       const { metadata } = (await ask(port, '/1.0', as && { as })).envelope();
       assert.deepEqual(metadata, {
-        api_extensions: ['image_create_aliases', 'image_force_refresh'],
+        api_extensions: ['api_filtering', 'image_create_aliases', 'image_force_refresh'],
         api_status: 'stable',
         api_version: '1.0',
         auth: 'untrusted',
