@@ -86,6 +86,8 @@ export function offerUpgrades(
 
 function answerOnce(server: AnyServer, request: IncomingMessage, socket: Socket): void {
   socket.on('error', () => {});
+  // Node leaves a connection alone that asks for another protocol: nobody would hear that nothing moves on it.
+  socket.on('timeout', () => server.emit('timeout', socket));
   const response = new ServerResponse(request);
   response.shouldKeepAlive = false;
   response.assignSocket(socket);

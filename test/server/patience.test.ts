@@ -124,18 +124,27 @@ test('an upload that the server is slow to take is not cut', async (t) => {
   assert.equal(answer.envelope().metadata, body.length);
 });
 
-test('an export that nobody takes is cut', async (t) => {
-  const { log, events } = memoryLog('debug');
-  const { port, library } = await serveApi(t, { server: { log, limits: { stallMs: 100 } } });
-  const image = splitImage();
-  const files = { ...image.files, 'rootfs.squashfs': Buffer.alloc(32 * 1024 * 1024) };
-  const { fingerprint } = await library.add({ ...image, files });
-  const socket = await connectTls(port);
-  socket.on('error', () => {});
-  socket.write(`GET /1.0/images/${fingerprint}/export HTTP/1.1\r\nHost: x\r\n\r\n`);
-  await once(socket, 'readable');
-  const wasCut = () => events.find(({ msg }) => msg === 'Request');
-  while (wasCut() === undefined) await wait(5);
-  assert.equal(wasCut()?.complete, false);
-  socket.destroy();
-});
+const exports: [string, head: string][] = [
+  ['an export that nobody takes is cut', ''],
+  [
+    'an export that nobody takes is cut where another protocol was asked for',
+    'Connection: Upgrade\r\nUpgrade: x\r\n',
+  ],
+];
+
+for (const [name, head] of exports)
+  test(name, { timeout: 20_000 }, async (t) => {
+    const { log, events } = memoryLog('debug');
+    const { port, library } = await serveApi(t, { server: { log, limits: { stallMs: 100 } } });
+    const image = splitImage();
+    const files = { ...image.files, 'rootfs.squashfs': Buffer.alloc(32 * 1024 * 1024) };
+    const { fingerprint } = await library.add({ ...image, files });
+    const socket = await connectTls(port);
+    socket.on('error', () => {});
+    socket.write(`GET /1.0/images/${fingerprint}/export HTTP/1.1\r\nHost: x\r\n${head}\r\n`);
+    await once(socket, 'readable');
+    const wasCut = () => events.find(({ msg }) => msg === 'Request');
+    while (wasCut() === undefined) await wait(5);
+    assert.equal(wasCut()?.complete, false);
+    socket.destroy();
+  });
