@@ -237,6 +237,8 @@ async function get(
   try {
     return await new Promise<IncomingMessage>((resolve, reject) => {
       request.once('response', resolve).on('error', reject);
+      // All that comes of an answer that takes the connection for another protocol.
+      request.once('close', () => reject(new Error('it answers in no way that is known here')));
       request.end();
     });
   } catch (cause) {

@@ -275,6 +275,16 @@ describe('a pull from LXD', () => {
     await assertFailed(site, await pull(site, source), /The source .* has sent nothing for/);
   });
 
+  test('fails where the source answers in another protocol', { timeout: 20_000 }, async (t) => {
+    const site = await start(t);
+    const switching = (request: IncomingMessage) =>
+      void request.socket.write(
+        'HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n',
+      );
+    const source = await startSource(t, { [paths.about]: switching });
+    await assertFailed(site, await pull(site, source), /answers in no way that is known here/);
+  });
+
   test('hangs up where the disk is full', async (t) => {
     const site = await start(t);
     site.library.onWrite = () => {
