@@ -72,7 +72,10 @@ function ending(name: string): string {
   return /\.tar(?:\.\w+)?$|\.\w+$/.exec(name)?.[0] ?? '';
 }
 
+/** The last moment that clients can read: one later year, and they take none of the list. */
+const latest = Date.UTC(9999, 11, 31, 23, 59, 59);
+
 /** A time as JSON has it; clients take 1970 for never. */
 function time(ms: number): string {
-  return new Date(ms).toISOString();
+  return new Date(Math.min(ms, latest)).toISOString();
 }

@@ -68,6 +68,17 @@ describe('the server', () => {
     );
   });
 
+  test('takes no more from strangers who want to be let in than a token can have', async (t) => {
+    const { port, stranger } = await serveApi(t);
+    const ofLength = (length: number) =>
+      ask(port, '/1.0/certificates', {
+        ...{ method: 'POST', as: stranger },
+        body: { password: 'x'.repeat(length) },
+      });
+    assert.equal((await ofLength(16_384)).status, 403);
+    assert.equal((await ofLength(40_000)).status, 413);
+  });
+
   test('lets in whoever brings a token, and again', async (t) => {
     const { port, callers, server, stranger } = await serveApi(t);
     const token = () => callers.token('me', { port, serverCertificate: server.der });
@@ -150,6 +161,16 @@ describe('the server', () => {
 });
 
 describe('images', () => {
+  test('have no time that clients cannot read', async (t) => {
+    const server = await serveApi(t);
+    const { fingerprint } = await server.library.add(splitImage());
+    const body = { expires_at: '+275760-09-13T00:00:00Z' };
+    const path = `/1.0/images/${fingerprint}`;
+    await ask(server.port, path, { method: 'PATCH', body, ...owner(server) });
+    const { metadata } = (await ask(server.port, path)).envelope();
+    assert.equal(metadata.expires_at, '9999-12-31T23:59:59.000Z');
+  });
+
   test('are listed for anyone, by their names or whole', async (t) => {
     const { port, library } = await serveApi(t);
     const { fingerprint } = await library.add(splitImage());

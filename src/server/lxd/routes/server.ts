@@ -59,7 +59,13 @@ export function serverRoutes({ callers, about }: ServerRoutesOptions): RouteEntr
   }
 
   async function admit({ caller, body }: Call): Promise<Answer> {
-    const { certificate: other, password, trust_token } = await readJson(body, admission);
+    const {
+      certificate: other,
+      password,
+      trust_token,
+    } = await readJson(body, admission, {
+      limit: mostAdmission,
+    });
     if (other) throw otherCertificate();
     const { certificate, address } = caller;
     const token = trust_token || password || '';
@@ -69,6 +75,9 @@ export function serverRoutes({ callers, about }: ServerRoutesOptions): RouteEntr
 }
 
 const sync = (metadata: unknown): Answer => ({ kind: 'sync', metadata });
+
+/** Anyone may send so much, and on many connections at once; a token has some hundred bytes. */
+const mostAdmission = 32 * 1024;
 
 const admission = object({
   certificate: nullish(string()),
