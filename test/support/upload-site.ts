@@ -41,7 +41,7 @@ export interface UploadSiteOptions extends Partial<Omit<UploadsOptions, 'operati
   /** In place of the address that the client has. */
   address?: string;
   /** In place of trust for every certificate. */
-  judge?: (certificate: Buffer | undefined) => Pick<Caller, 'client' | 'refusal'>;
+  judge?: (certificate: Buffer | undefined) => Pick<Caller, 'client' | 'refusal' | 'isTrusted'>;
 }
 
 /** Listens on 127.0.0.1. */
@@ -115,7 +115,7 @@ export async function startUploadSite(options: UploadSiteOptions): Promise<Uploa
   };
 }
 
-function trustAll(certificate: Buffer | undefined): Pick<Caller, 'client'> {
+export function trustAll(certificate: Buffer | undefined): Pick<Caller, 'client'> {
   if (certificate === undefined) return {};
   return {
     client: { name: 'client', fingerprint: createHash('sha256').update(certificate).digest('hex') },

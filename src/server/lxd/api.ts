@@ -70,8 +70,8 @@ export function createLxdApi(options: LxdApiOptions): LxdApi {
     upgrade({ request, socket, head, visitor }) {
       const { path, query } = splitTarget(request.url ?? '');
       if (path !== '/1.0/events' || !isOwnProject(new URLSearchParams(query))) return false;
-      if (callerOf(visitor, callers).client === undefined) return false;
-      return events.accept({ request, socket, head });
+      const mayListen = () => callerOf(visitor, callers).client !== undefined;
+      return mayListen() && events.accept({ request, socket, head, mayListen });
     },
     async close() {
       for (const controller of calls) controller.abort();

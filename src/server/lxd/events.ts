@@ -33,7 +33,12 @@ export interface Events {
    * Takes over the connection of a client that is allowed to listen.
    * @returns whether the request is for a websocket, and there is room
    */
-  accept(upgrade: Pick<Upgrade, 'request' | 'socket' | 'head'>): boolean;
+  accept(
+    upgrade: Pick<Upgrade, 'request' | 'socket' | 'head'> & {
+      /** Asked again as long as the client listens: once it may not, it is dropped. Default: it always may. */
+      mayListen?: () => boolean;
+    },
+  ): boolean;
   /** Says goodbye to all, and cuts whoever does not answer. */
   close(): Promise<void>;
 }
@@ -44,7 +49,13 @@ interface Listener {
   deaf: boolean;
   /** Pings without an answer. */
   unanswered: number;
+  mayListen: () => boolean;
+  /** When that was asked, by the clock of `performance`. */
+  askedAt: number;
 }
+
+/** For how long a listener that may listen is not asked about again, in milliseconds: it costs a look into a certificate. */
+const askAgainMs = 1000;
 
 const longestGoodbyeMs = 1000;
 
@@ -68,9 +79,11 @@ export function createEvents({ operations, log, limits: given }: EventsOptions):
 
   return {
     isFull,
-    accept({ request, socket, head }) {
+    accept({ request, socket, head, mayListen = () => true }) {
       if (!isWebsocketRequest(request) || isFull()) return false;
-      upgrader.handleUpgrade(request, socket, head, (websocket) => add(websocket, request));
+      upgrader.handleUpgrade(request, socket, head, (websocket) => {
+        add(websocket, { deaf: !wantsOperations(request), mayListen });
+      });
       return true;
     },
     async close() {
@@ -88,8 +101,8 @@ export function createEvents({ operations, log, limits: given }: EventsOptions):
     return true;
   }
 
-  function add(socket: WebSocket, request: IncomingMessage): void {
-    const listener: Listener = { socket, unanswered: 0, deaf: !wantsOperations(request) };
+  function add(socket: WebSocket, about: Pick<Listener, 'deaf' | 'mayListen'>): void {
+    const listener: Listener = { socket, unanswered: 0, askedAt: performance.now(), ...about };
     listeners.add(listener);
     socket.on('error', () => socket.terminate());
     timer ??= setInterval(ping, limits.pingMs);
@@ -105,9 +118,11 @@ export function createEvents({ operations, log, limits: given }: EventsOptions):
   }
 
   function send(frame: string): void {
-    for (const { socket, deaf } of listeners) {
+    for (const listener of listeners) {
+      const { socket, deaf } = listener;
       if (deaf || socket.readyState !== WebSocket.OPEN) continue;
       if (socket.bufferedAmount > limits.unsentBytes) drop(socket, 'it takes none');
+      else if (isUnwelcome(listener)) drop(socket, 'it is trusted no more');
       else socket.send(frame);
     }
   }
@@ -115,9 +130,17 @@ export function createEvents({ operations, log, limits: given }: EventsOptions):
   function ping(): void {
     for (const listener of listeners) {
       if (listener.unanswered >= 2) drop(listener.socket, 'it does not answer');
+      else if (isUnwelcome(listener)) drop(listener.socket, 'it is trusted no more');
       else if (listener.socket.readyState === WebSocket.OPEN) listener.socket.ping();
       listener.unanswered += 1;
     }
+  }
+
+  function isUnwelcome(listener: Listener): boolean {
+    const now = performance.now();
+    if (now - listener.askedAt < askAgainMs) return false;
+    listener.askedAt = now;
+    return !listener.mayListen();
   }
 
   function drop(socket: WebSocket, why: string): void {

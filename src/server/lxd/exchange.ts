@@ -13,6 +13,8 @@ export interface Caller {
   certificate?: Uint8Array;
   /** IP address. */
   address: string;
+  /** Whether `client` is trusted now, for what takes a while. Where it is absent, it stays so. */
+  isTrusted?(): boolean;
 }
 
 /** One request. */

@@ -8,11 +8,25 @@ import type { Caller } from './exchange.js';
 export function callerOf({ address, certificate }: Visitor, callers: Callers): Caller {
   if (certificate === undefined) return { address };
   if (certificate === 'unreadable') return { address, refusal: unreadable };
-  return { address, certificate, ...callers.judge(certificate) };
+  const isTrusted = () => 'client' in callers.judge(certificate);
+  return { address, certificate, ...callers.judge(certificate), isTrusted };
 }
 
 const unreadable =
   'The client certificate cannot be read: make a new one, and add this server with a token';
+
+/**
+ * To be called before what was asked for some time ago takes effect.
+ *
+ * @throws ServerError FORBIDDEN where whoever asked is trusted no more
+ */
+export function requireTrustStill({ isTrusted }: Caller): void {
+  if (isTrusted?.() === false) {
+    throw new ServerError('FORBIDDEN', 'This server trusts the client that asked for it no more', {
+      hint: 'have its administrator run "lxd-image-server trust add NAME", and add the server with that token',
+    });
+  }
+}
 
 /** @throws ServerError FORBIDDEN, with how to get trusted */
 export function requireTrust({ client, refusal }: Caller): TrustedClient {

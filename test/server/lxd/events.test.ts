@@ -88,6 +88,16 @@ test('nobody listens who is not trusted', async (t) => {
   }
 });
 
+test('who is trusted no more is dropped, whether anything happens or not', async (t) => {
+  const server = await serveEvents(t, { pingMs: 20 });
+  const listeners = [await listen(server), await listen(server, '?type=logging')];
+  const closed = listeners.map(({ socket }) => once(socket, 'close'));
+  server.callers.forgetAll();
+  await Promise.all(closed);
+  const drops = server.events.filter(({ why }) => why === 'it is trusted no more');
+  assert.equal(drops.length, 2);
+});
+
 test('only so many listen, and when one has gone the next may', async (t) => {
   const server = await serveEvents(t, { listeners: 1 });
   const first = await listen(server);

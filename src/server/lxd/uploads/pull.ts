@@ -23,6 +23,8 @@ export interface PullOptions {
   limits: SourceLimits;
   signal: AbortSignal;
   tell: (metadata: Record<string, unknown>) => void;
+  /** Called before anything of the library is changed: whoever asked may be trusted no more. @throws ServerError */
+  confirm: () => void;
 }
 
 /** What is told of an image in a few lines, and what simplestreams servers tell of all their images. */
@@ -43,7 +45,7 @@ export interface Pulled {
  * @throws ServerError as {@link openSource}, {@link Source} and the library
  */
 export async function pull(options: PullOptions): Promise<Pulled> {
-  const { library, source, facts } = options;
+  const { library, source } = options;
   const server = openSource({
     server: source.server,
     certificate: source.certificate,
@@ -64,15 +66,16 @@ export async function pull(options: PullOptions): Promise<Pulled> {
   } catch (error) {
     // Somebody else has brought it meanwhile.
     const image = isExisting(error) && (await existingImage(library, found.facts.fingerprint));
-    if (image) return withAliases({ library, facts }, image);
+    if (image) return withAliases(options, image);
     throw error;
   }
 }
 
 async function withAliases(
-  { library, facts }: Pick<PullOptions, 'library' | 'facts'>,
+  { library, facts, confirm }: Pick<PullOptions, 'library' | 'facts' | 'confirm'>,
   image: LibraryImage,
 ): Promise<Pulled> {
+  confirm();
   await addAliases(library, image, facts.aliases);
   return { image, known: true };
 }
@@ -93,13 +96,14 @@ interface FetchOptions {
 }
 
 async function download(options: PullOptions, found: Found): Promise<LibraryImage> {
-  const { library, signal, maxSize, facts, tell } = options;
+  const { library, signal, maxSize, facts, tell, confirm } = options;
   if (found.size > maxSize) throw tooLarge(maxSize);
   const progress = createProgress({ total: found.size, tell });
   const upload = await library.begin({ signal });
   try {
     const filename = await found.fetch(upload, { maxSize, onBytes: progress.add });
     signal.throwIfAborted();
+    confirm();
     return await upload.finish({
       filename,
       ...found.facts,

@@ -3,13 +3,14 @@
  * secret that the client got. Each is a token operation, for one use and for a time.
  */
 import type { TrustedClient, UploadFacts } from '../contract.js';
-import type { Operation, Operations } from '../exchange.js';
+import type { Caller, Operation, Operations } from '../exchange.js';
 import { isSameSecret, newSecret } from '../secrets.js';
 import { createSlots } from './slots.js';
 
 /** What the client said. */
 export interface AnnouncedPush {
   client: TrustedClient;
+  caller: Caller;
   facts: UploadFacts & { fingerprint: string };
 }
 
@@ -81,7 +82,7 @@ export function createPushes(operations: Operations, limits: PushLimits): Pushes
       if (found === undefined) return undefined;
       waiting.delete(found.operation.id);
       operations.end(found.operation.id, 'success');
-      return { client: found.client, facts: found.facts };
+      return { client: found.client, caller: found.caller, facts: found.facts };
     },
     close: async () => {
       const pushes = [...waiting.values()];

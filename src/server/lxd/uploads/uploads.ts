@@ -9,6 +9,7 @@ import type { Logger } from '../../../log.js';
 import type { Library, LibraryImage, TrustedClient, Upload, UploadFacts } from '../contract.js';
 import type { Answer, Call, Caller, Operation, Operations, Route } from '../exchange.js';
 import { newSecret } from '../secrets.js';
+import { requireTrustStill } from '../who.js';
 import { isHere } from './addresses.js';
 import { chunksOf, drain, textOf, tooLarge } from './body.js';
 import { alreadyExists, existingImage, isExisting } from './existing.js';
@@ -82,8 +83,11 @@ export function createUploads(options: UploadsOptions): Uploads {
     const fingerprint = facts.fingerprint ?? '';
     const push = secret === '' ? undefined : pushes.redeem({ fingerprint, secret });
     const client = push?.client ?? trusted(call.caller);
+    const caller = push?.caller ?? call.caller;
+    requireTrustStill(caller);
     const free = slots.take(client.fingerprint);
-    return take(context, { call, client, free, facts: { ...facts, ...push?.facts }, push: !!push });
+    const all = { ...facts, ...push?.facts };
+    return take(context, { call, caller, client, free, facts: all, push: !!push });
   }
 
   async function answerJson(call: Call, client: TrustedClient): Promise<Operation> {
@@ -95,7 +99,7 @@ export function createUploads(options: UploadsOptions): Uploads {
     const { facts } = request;
     // Told now, for the server that brings it would tell nobody.
     if (await existingImage(options.library, facts.fingerprint)) throw alreadyExists();
-    return pushes.announce({ client, facts });
+    return pushes.announce({ client, caller: call.caller, facts });
   }
 
   async function post(call: Call): Promise<Answer> {
@@ -159,6 +163,8 @@ function cutOff(cause: unknown): ServerError {
 
 interface Taking {
   call: Call;
+  /** Who has asked for it; of a push, who has announced it. */
+  caller: Caller;
   client: TrustedClient;
   free: () => void;
   facts: UploadFacts;
@@ -205,7 +211,7 @@ interface Finishing extends Taking {
 }
 
 function beginFinish(context: Context, finishing: Finishing): Operation {
-  const { upload, controller, facts, free, push, client } = finishing;
+  const { upload, controller, facts, free, push, caller, client } = finishing;
   const secret = push ? newSecret() : undefined;
   return context.operations.begin({
     description: 'Adding an image',
@@ -215,6 +221,7 @@ function beginFinish(context: Context, finishing: Finishing): Operation {
       signal.addEventListener('abort', onAbort);
       try {
         signal.throwIfAborted();
+        requireTrustStill(caller);
         return added(
           context,
           { client, how: push ? 'push' : 'import' },
@@ -257,6 +264,7 @@ function beginPull(context: Context, { call, client, request, free }: Pulling): 
             limits,
             signal,
             tell,
+            confirm: () => requireTrustStill(call.caller),
           };
           const { image, known } = await pull(options);
           return known ? told(image) : added(context, { client, how: 'pull' }, image);

@@ -26,6 +26,7 @@ import {
 } from '../../../support/upload-client.js';
 import {
   startUploadSite,
+  trustAll,
   type UploadSite,
   type UploadSiteOptions,
 } from '../../../support/upload-site.js';
@@ -273,6 +274,26 @@ describe('a pull from LXD', () => {
       },
     });
     await assertFailed(site, await pull(site, source), /The source .* has sent nothing for/);
+  });
+
+  test('is for nothing where the client is trusted no more when it has come', async (t) => {
+    let isTrusted = true;
+    const judge = (der: Buffer | undefined) => ({ ...trustAll(der), isTrusted: () => isTrusted });
+    const site = await start(t, { judge });
+    const source = await startSource(
+      t,
+      lxdReplies({
+        [paths.export]: (request, response) => {
+          isTrusted = false;
+          bytesReply(split, multipart)(request, response);
+        },
+      }),
+    );
+    await assertFailed(
+      site,
+      await pull(site, source),
+      /trusts the client that asked for it no more/,
+    );
   });
 
   test('fails where the source answers in another protocol', { timeout: 20_000 }, async (t) => {

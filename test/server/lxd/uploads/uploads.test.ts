@@ -20,6 +20,7 @@ import {
 import {
   digest,
   startUploadSite,
+  trustAll,
   type UploadSite,
   type UploadSiteOptions,
 } from '../../../support/upload-site.js';
@@ -359,6 +360,48 @@ describe('a client that is not trusted', () => {
     request.write('x');
     assert.equal((await reply).status, 403);
     request.destroy();
+  });
+});
+
+describe('a client that is trusted no more', () => {
+  const forgetful = async (t: TestContext) => {
+    let isTrusted = true;
+    const forget = () => {
+      isTrusted = false;
+    };
+    const judge = (der: Buffer | undefined) => ({ ...trustAll(der), isTrusted: () => isTrusted });
+    return { site: await start(t, { judge }), forget };
+  };
+
+  test('has nothing published of what it was sending', async (t) => {
+    const { site, forget } = await forgetful(t);
+    async function* body() {
+      yield Buffer.from('one');
+      await until(() => site.library.open() === 1);
+      forget();
+      yield Buffer.from('two');
+    }
+    const { metadata } = await send(site, { certificate, headers: plain, body: body() });
+    assert.match(metadata.err, /trusts the client that asked for it no more: .*trust add/);
+    await assertNothing(site);
+  });
+
+  test('has nothing brought by others that it has announced', async (t) => {
+    const { site, forget } = await forgetful(t);
+    const body = JSON.stringify({ source: { mode: 'push', fingerprint: splitFingerprint } });
+    const token = await send(site, { certificate, headers: jsonType, body });
+    forget();
+    const { status, error } = await send(site, {
+      headers: {
+        ...multipart,
+        'X-LXD-fingerprint': splitFingerprint,
+        'X-LXD-secret': String(token.metadata.metadata?.secret),
+      },
+      body: split,
+    });
+    assert.equal(status, 403);
+    assert.match(error ?? '', /trusts the client that asked for it no more/);
+    await assertNothing(site);
   });
 });
 
