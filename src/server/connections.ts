@@ -5,6 +5,7 @@ import type { Server as HttpsServer } from 'node:https';
 import type { Socket } from 'node:net';
 import type { Logger } from '../log.js';
 import { onceAMinute } from './once-a-minute.js';
+import { loggedPath } from './request-path.js';
 import type { HttpService, Visitor } from './service.js';
 
 export type AnyServer = HttpServer | HttpsServer;
@@ -30,12 +31,12 @@ export function logRequests(server: AnyServer, log: Logger): void {
   server.on('request', (request: IncomingMessage, response: ServerResponse) => {
     if (log.level !== 'debug' && log.level !== 'trace') return;
     const started = performance.now();
-    const { socket, method, url } = request;
+    const { socket, method } = request;
     const sentBefore = socket.bytesWritten;
     response.once('close', () => {
       const bytes = socket.bytesWritten - sentBefore;
       const ms = Math.round(performance.now() - started);
-      const fields = { method, path: url, status: response.statusCode, bytes, ms };
+      const fields = { method, path: loggedPath(request), status: response.statusCode, bytes, ms };
       log.debug({ ...fields, complete: response.writableFinished }, 'Request');
     });
   });

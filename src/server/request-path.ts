@@ -74,3 +74,8 @@ function imageOf(segments: readonly string[], prefix: readonly string[]): Reques
   const below = segments.slice(prefix.length);
   return below.every(isServedName) ? { kind: 'image', path: below.join('/') } : undefined;
 }
+
+/** What logs tell of a request's target: not its query, where clients of the API have secrets. */
+export function loggedPath({ url = '' }: { url?: string | undefined }): string {
+  return url.replace(/[?#].*$/s, '');
+}

@@ -6,6 +6,7 @@ import { systemText } from '../errors.js';
 import type { Logger } from '../log.js';
 import { type ByteRange, isNotModified, requestedRange, type Validators } from './conditions.js';
 import type { OpenFile } from './image-files.js';
+import { loggedPath } from './request-path.js';
 import {
   type ByteSource,
   fileSource,
@@ -153,13 +154,16 @@ async function sendBody(
 
 function reportShort({ request, response, log }: Exchange): void {
   response.destroy();
-  log.error({ path: request.url }, 'A file became shorter while it was sent; the download was cut');
+  log.error(
+    { path: loggedPath(request) },
+    'A file became shorter while it was sent; the download was cut',
+  );
 }
 
 /** Reports our failure to answer, and answers 500 if the head is not yet written, else cuts the connection. */
 export function failed(exchange: Exchange, error: unknown): void {
   const { request, response, log } = exchange;
-  log.error({ path: request.url, err: error }, 'Cannot answer a request');
+  log.error({ path: loggedPath(request), err: error }, 'Cannot answer a request');
   if (response.headersSent) response.destroy();
   else sendText(exchange, { status: 500, text: `This cannot be read: ${systemText(error)}.` });
 }

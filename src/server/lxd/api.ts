@@ -3,8 +3,9 @@
  * is there; what the tree has, anyone may read. Formats: LXD's doc/rest-api.md.
  */
 import type { IncomingMessage } from 'node:http';
-import { ServerError } from '../../errors.js';
+import { type ErrorCode, ServerError } from '../../errors.js';
 import type { Logger } from '../../log.js';
+import { loggedPath } from '../request-path.js';
 import type { HttpService, Upgrade, Visit } from '../service.js';
 import { sendAnswer, sendError, sendProblem, statusOf } from './answers.js';
 import type { Callers, Library } from './contract.js';
@@ -16,6 +17,7 @@ import { imageRoutes } from './routes/images.js';
 import { operationRoutes } from './routes/operations.js';
 import { type ServerFacts, serverRoutes } from './routes/server.js';
 import { createRouter, isApiPath, splitTarget } from './routing.js';
+import { unexplained } from './user-text.js';
 import { callerOf, requireTrust } from './who.js';
 
 export interface LxdApiOptions {
@@ -60,7 +62,7 @@ export function createLxdApi(options: LxdApiOptions): LxdApi {
         const answer = await run(visit, controller.signal);
         if (!visit.response.destroyed) sendAnswer(visit, answer);
       } catch (error) {
-        fail(visit, error);
+        fail(visit, error, callers);
       } finally {
         calls.delete(controller);
       }
@@ -119,11 +121,21 @@ function refuseEvents(full: boolean): never {
   throw new ServerError('BUSY', 'Too many clients listen to events', { hint: 'try again later' });
 }
 
-function fail(visit: Visit, error: unknown): void {
+/** What went wrong with this host: its texts have paths in them, which are nothing for strangers. */
+const ownFailures: readonly ErrorCode[] = ['IO', 'DENIED', 'DISK_FULL', 'CONFIG', 'TLS'];
+
+function fail(visit: Visit, error: unknown, callers: Callers): void {
   const { request, response, log } = visit;
   // Who has gone, perhaps in the middle of a body, needs no answer, and is no failure of ours.
   if (response.destroyed || request.socket.destroyed) return;
-  if (statusOf(error) === 500) log.error({ path: request.url, err: error }, 'cannot answer a call');
+  const code = error instanceof ServerError ? error.code : 'IO';
+  const isStranger = callerOf(visit.visitor, callers).client === undefined;
+  const isHidden = isStranger && ownFailures.includes(code);
+  const status = statusOf(error);
+  if (isHidden || status === 500 || code === 'DISK_FULL') {
+    log.error({ path: loggedPath(request), err: error }, 'cannot answer a call');
+  }
   if (response.headersSent) response.destroy();
+  else if (isHidden) sendProblem(visit, { status, text: unexplained });
   else sendError(visit, error);
 }

@@ -201,11 +201,12 @@ function createTask(options: OperationOptions, { limits, log, onChange, onEnd }:
       const metadata = await job({ signal: controller.signal, tell });
       task.end({ metadata: metadata ?? {} });
     } catch (error) {
-      task.end(cancelledAs ?? { cancelled: false, err: userText(error) });
-      if (error instanceof ServerError) return;
-      if (cancelledAs === undefined) {
-        log.error({ operation: options.description, err: error }, 'an operation failed');
-      }
+      const reason = userText(error);
+      task.end(cancelledAs ?? { cancelled: false, err: reason });
+      if (cancelledAs !== undefined) return;
+      const operation = options.description;
+      if (error instanceof ServerError) log.warn({ operation, reason }, 'an operation failed');
+      else log.error({ operation, err: error }, 'an operation failed');
     }
   }
 

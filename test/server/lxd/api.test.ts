@@ -5,9 +5,11 @@ import { writeFile } from 'node:fs/promises';
 import { request } from 'node:https';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { ServerError } from '../../../src/errors.js';
 import { type ApiServer, ask, serveApi } from '../../support/api.js';
 import { splitImage, vmImage } from '../../support/api-images.js';
+import { memoryLog } from '../../support/memory-log.js';
 import { rawRequest } from '../../support/tls.js';
 
 const fingerprintOf = (der: Uint8Array) => createHash('sha256').update(der).digest('hex');
@@ -557,6 +559,34 @@ describe('failures', () => {
     assert.equal(answer.envelope().error, 'The server failed: its log says why');
     const [event] = events;
     assert.deepEqual([event?.msg, event?.path], ['cannot answer a call', '/1.0/images']);
+  });
+
+  test('of this host are told to who is trusted, and in the log', async (t) => {
+    const full = new ServerError('DISK_FULL', 'Cannot write /var/lib/x: the disk is full');
+    const failing = { images: () => Promise.reject(full) };
+    const server = await serveApi(t, { api: { library: failing as never } });
+    const { port, events, stranger } = server;
+    for (const as of [undefined, stranger]) {
+      const answer = await ask(port, '/1.0/images', as && { as });
+      assert.equal(answer.status, 507);
+      assert.equal(answer.envelope().error, 'The server failed: its log says why');
+    }
+    const answer = await ask(port, '/1.0/images', owner(server));
+    assert.equal(answer.envelope().error, full.message);
+    assert.deepEqual(
+      events.map(({ msg }) => msg),
+      Array(3).fill('cannot answer a call'),
+    );
+  });
+
+  test('and requests are logged without the secrets that clients have in queries', async (t) => {
+    const { log, events } = memoryLog('debug');
+    const failing = { image: () => Promise.reject(new TypeError('x.y is no function')) };
+    const { port } = await serveApi(t, { api: { library: failing as never }, server: { log } });
+    await ask(port, '/1.0/images/0123?secret=abcdef');
+    while (!events.some(({ msg }) => msg === 'Request')) await nextTurn();
+    assert.equal(events.find(({ msg }) => msg === 'Request')?.path, '/1.0/images/0123');
+    assert.doesNotMatch(JSON.stringify(events), /abcdef/);
   });
 
   test('of a call whose client has gone are none', async (t) => {

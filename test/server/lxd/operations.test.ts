@@ -76,17 +76,17 @@ test('whoever begins an operation has it before its work starts', async (t) => {
   assert.equal(begun.view().metadata, null);
 });
 
-const failures: { error: unknown; err: string; logged: number }[] = [
-  { error: new ServerError('IMAGE_INVALID', 'Bad image'), err: 'Bad image', logged: 0 },
+const failures: { error: unknown; err: string; level: number }[] = [
+  { error: new ServerError('IMAGE_INVALID', 'Bad image'), err: 'Bad image', level: 40 },
   {
     error: new ServerError('DISK_FULL', 'Disk full', { hint: 'make room' }),
     err: 'Disk full: make room',
-    logged: 0,
+    level: 40,
   },
-  { error: new TypeError('x is not y'), err: 'The server failed: its log says why', logged: 1 },
+  { error: new TypeError('x is not y'), err: 'The server failed: its log says why', level: 50 },
 ];
 
-for (const { error, err, logged } of failures) {
+for (const { error, err, level } of failures) {
   test(`a failure reads "${err}"`, async (t) => {
     const { operations, events } = makeOperations(t);
     const work = () => Promise.reject(error);
@@ -98,7 +98,10 @@ for (const { error, err, logged } of failures) {
       err,
       may_cancel: false,
     });
-    assert.equal(events.length, logged);
+    assert.deepEqual(
+      events.map((event) => [event.level, event.msg]),
+      [[level, 'an operation failed']],
+    );
   });
 }
 

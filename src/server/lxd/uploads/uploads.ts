@@ -9,6 +9,7 @@ import type { Logger } from '../../../log.js';
 import type { Library, LibraryImage, TrustedClient, Upload, UploadFacts } from '../contract.js';
 import type { Answer, Call, Caller, Operation, Operations, Route } from '../exchange.js';
 import { newSecret } from '../secrets.js';
+import { userText } from '../user-text.js';
 import { requireTrustStill } from '../who.js';
 import { isHere } from './addresses.js';
 import { chunksOf, drain, textOf, tooLarge } from './body.js';
@@ -194,6 +195,9 @@ async function take(context: Context, taking: Taking): Promise<Operation> {
   } catch (error) {
     await upload?.discard();
     free();
+    const { name, fingerprint } = taking.client;
+    const reason = call.signal.aborted ? 'the client went away' : userText(error);
+    context.log.warn({ client: name, certificate: fingerprint, reason }, 'image not taken');
     throw error;
   } finally {
     call.signal.removeEventListener('abort', onGone);

@@ -5,6 +5,7 @@ import { readdir, readFile } from 'node:fs/promises';
 import { afterEach, before, describe, type TestContext, test } from 'node:test';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { ServerError } from '../../../../src/errors.js';
+import { memoryLog } from '../../../support/memory-log.js';
 import { inTemporaryFolder, temporaryFolder } from '../../../support/temporary.js';
 import { connectTls, createTestCertificate, type TestCertificate } from '../../../support/tls.js';
 import {
@@ -515,6 +516,19 @@ describe('a push', () => {
     first.request.end();
     await first.reply;
   });
+});
+
+test('what was not taken is in the log, with its client and the reason', async (t) => {
+  const { log, events } = memoryLog();
+  const site = await start(t, { log });
+  site.library.onWrite = () => {
+    throw new ServerError('DISK_FULL', 'The disk is full');
+  };
+  await send(site, { certificate, headers: plain, body: 'x' });
+  assert.deepEqual(
+    events.map(({ msg, client, reason }) => [msg, client, reason]),
+    [['image not taken', 'client', 'The disk is full']],
+  );
 });
 
 describe('the JSON of a request', () => {
