@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { test } from 'node:test';
 import { capacityOf } from '../../src/server/listen.js';
+import { ask, serveApi } from '../support/api.js';
 import { serveTree, sha256, version } from '../support/served-tree.js';
 import { startSlowClients } from '../support/slow-clients.js';
 import { rawGet } from '../support/tls.js';
@@ -23,6 +24,29 @@ test('three hundred stalled downloads share one budget of memory', async (t) => 
   const grown = (process.memoryUsage.rss() - before) / MiB;
   t.diagnostic(`${dripping} downloads of 24 MiB took ${Math.round(grown)} MiB`);
   assert.ok(grown < 400, `${grown} MiB`);
+});
+
+test('sixty clients that are slow to take a long list share one copy of it', async (t) => {
+  const dripping = 60;
+  const images = Array.from({ length: 6000 }, (_, number) => ({
+    fingerprint: number.toString(16).padStart(64, '0'),
+    ...{ type: 'container', arch: 'amd64', aliases: [], size: 1, created: 0, published: 0 },
+    ...{ properties: { description: 'x'.repeat(500) }, expires: 0, files: [] },
+    ...{ product: 'a/b/amd64/default', version: '20260103' },
+  }));
+  const library = { images: async () => images } as never;
+  const limits = { handshakeMs: 600_000, stallMs: 600_000 };
+  const { port } = await serveApi(t, { api: { library }, server: { limits } });
+  const path = '/1.0/images?recursion=1';
+  const size = (await ask(port, path)).bytes.length / MiB;
+  assert.ok(size > 5);
+  const before = process.memoryUsage.rss();
+  const clients = await startSlowClients({ port, silent: 0, dripping, path });
+  t.after(() => clients.close());
+  assert.equal((await clients.count()).dripping, dripping);
+  const grown = (process.memoryUsage.rss() - before) / MiB;
+  t.diagnostic(`${dripping} lists of ${Math.round(size)} MiB took ${Math.round(grown)} MiB`);
+  assert.ok(grown < 300, `${grown} MiB`);
 });
 
 test('among ten thousand slow clients a good one is served, within bounded memory', async (t) => {

@@ -1,6 +1,9 @@
 /** How answers of the API look on the wire: the envelope of LXD's and Incus's REST API. */
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
 import { type ErrorCode, ServerError } from '../../errors.js';
+import { sendSource } from '../responses.js';
+import type { Visit } from '../service.js';
+import { memorySource } from '../transfer.js';
 import type { Answer } from './exchange.js';
 import { userText } from './user-text.js';
 
@@ -9,26 +12,54 @@ interface Wire {
   response: ServerResponse;
 }
 
-/** Sends what a route answers. */
-export function sendAnswer(wire: Wire, answer: Answer): void {
-  if (answer.kind === 'operation') sendOperation(wire, answer);
-  else if (answer.kind === 'sync') sendSync(wire, answer);
+/** Finds bytes that are being sent already in place of equal ones. */
+type Share = (bytes: Buffer) => Buffer;
+
+/** How many long answers are known: lists, whole and of addresses only. */
+const mostShared = 4;
+/** An answer that is longer goes in pieces, as files do. */
+const longAnswer = 64 * 1024;
+
+/**
+ * Sends what routes answer. A list of thousands of images goes out piece by piece, and many clients that are slow to
+ * take it share one copy.
+ */
+export function createAnswering(): (visit: Visit, answer: Answer) => Promise<void> {
+  let recent: readonly Buffer[] = [];
+  const share: Share = (bytes) => {
+    const same = recent.find((each) => each.equals(bytes)) ?? bytes;
+    recent = [same, ...recent.filter((each) => each !== same)].slice(0, mostShared);
+    return same;
+  };
+  // Not async: it would keep what the answer was made of until the last byte of it is taken.
+  return (visit, answer) => {
+    if (answer.kind === 'sync') return sendSync(visit, answer, share);
+    if (answer.kind === 'operation') sendOperation(visit, answer);
+    return Promise.resolve();
+  };
 }
 
-function sendSync(wire: Wire, answer: Extract<Answer, { kind: 'sync' }>): void {
+function sendSync(
+  visit: Visit,
+  answer: Extract<Answer, { kind: 'sync' }>,
+  share: Share,
+): Promise<void> {
   const { metadata, status = 200, location, etag } = answer;
   const body = {
     ...{ type: 'sync', status: 'Success', status_code: 200 },
     ...{ operation: '', error_code: 0, error: '', metadata: metadata ?? null },
   };
-  sendJson(wire, {
-    status,
-    body,
-    headers: {
-      ...(location !== undefined && { Location: location }),
-      ...(etag !== undefined && { ETag: etag }),
-    },
-  });
+  const headers = {
+    ...(location !== undefined && { Location: location }),
+    ...(etag !== undefined && { ETag: etag }),
+  };
+  const bytes = bytesOf(body);
+  if (bytes.length <= longAnswer) {
+    sendJson(visit, { status, bytes, headers });
+    return Promise.resolve();
+  }
+  const source = { ...memorySource(share(bytes)), size: bytes.length };
+  return sendSource(visit, source, { ...jsonHeaders, ...headers });
 }
 
 function sendOperation(wire: Wire, { operation }: Extract<Answer, { kind: 'operation' }>): void {
@@ -37,7 +68,7 @@ function sendOperation(wire: Wire, { operation }: Extract<Answer, { kind: 'opera
     ...{ type: 'async', status: 'Operation created', status_code: 100 },
     ...{ operation: location, error_code: 0, error: '', metadata: operation.view() },
   };
-  sendJson(wire, { status: 202, body, headers: { Location: location } });
+  sendJson(wire, { status: 202, bytes: bytesOf(body), headers: { Location: location } });
 }
 
 /** Sends an error, with the status of its kind. */
@@ -51,20 +82,25 @@ export function sendProblem(
   { status, text, headers = {} }: { status: number; text: string; headers?: OutgoingHttpHeaders },
 ): void {
   const body = { type: 'error', error: text, error_code: status, metadata: null };
-  sendJson(wire, { status, body, headers });
+  sendJson(wire, { status, bytes: bytesOf(body), headers });
 }
+
+const jsonHeaders = {
+  'Content-Type': 'application/json',
+  // What is told depends on who asks, and changes.
+  'Cache-Control': 'no-store',
+};
+
+const bytesOf = (body: unknown) => Buffer.from(`${JSON.stringify(body)}\n`);
 
 function sendJson(
   { request, response }: Wire,
-  { status, body, headers }: { status: number; body: unknown; headers: OutgoingHttpHeaders },
+  { status, bytes, headers }: { status: number; bytes: Buffer; headers: OutgoingHttpHeaders },
 ): void {
-  const bytes = Buffer.from(`${JSON.stringify(body)}\n`);
   if (!request.complete && !response.shouldKeepAlive) closeAfterBody({ request, response });
   response.writeHead(status, {
-    'Content-Type': 'application/json',
+    ...jsonHeaders,
     'Content-Length': bytes.length,
-    // What is told depends on who asks, and changes.
-    'Cache-Control': 'no-store',
     ...headers,
   });
   response.end(request.method === 'HEAD' ? undefined : bytes);

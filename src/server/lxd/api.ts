@@ -7,7 +7,7 @@ import { type ErrorCode, ServerError } from '../../errors.js';
 import type { Logger } from '../../log.js';
 import { loggedPath } from '../request-path.js';
 import type { HttpService, Upgrade, Visit } from '../service.js';
-import { sendAnswer, sendError, sendProblem, statusOf } from './answers.js';
+import { createAnswering, sendError, sendProblem, statusOf } from './answers.js';
 import type { Callers, Library } from './contract.js';
 import { createEvents, type EventsLimits } from './events.js';
 import type { Answer, Route } from './exchange.js';
@@ -50,6 +50,7 @@ export function createLxdApi(options: LxdApiOptions): LxdApi {
     ...aliasRoutes(library),
     ...imageRoutes(options),
   ]);
+  const sendAnswer = createAnswering();
   const calls = new Set<AbortController>();
 
   return {
@@ -59,8 +60,9 @@ export function createLxdApi(options: LxdApiOptions): LxdApi {
       calls.add(controller);
       visit.response.once('close', () => controller.abort());
       try {
-        const answer = await run(visit, controller.signal);
-        if (!visit.response.destroyed) sendAnswer(visit, answer);
+        await run(visit, controller.signal).then((answer) =>
+          visit.response.destroyed ? undefined : sendAnswer(visit, answer),
+        );
       } catch (error) {
         fail(visit, error, callers);
       } finally {
