@@ -87,6 +87,7 @@ export function createLxdApi(options: LxdApiOptions): LxdApi {
     const { request } = visit;
     const { path, query: text } = splitTarget(request.url ?? '');
     const { entry, params } = route(request.method ?? '', path);
+    refuseForeignPage(request);
     const query = new URLSearchParams(text);
     if (!isOwnProject(query)) throw noProject();
     const caller = callerOf(visit.visitor, callers);
@@ -98,6 +99,17 @@ export function createLxdApi(options: LxdApiOptions): LxdApi {
       body: request,
     });
   }
+}
+
+/**
+ * A page of another site must not have a browser use the certificate that it holds. Browsers alone send this header
+ * (Fetch Metadata, W3C).
+ */
+function refuseForeignPage({ method, headers }: IncomingMessage): void {
+  const from = headers['sec-fetch-site'];
+  if (method === 'GET' || method === 'HEAD' || from === undefined) return;
+  if (from === 'same-origin' || from === 'none') return;
+  throw new ServerError('FORBIDDEN', 'A page of another site may not change what is here');
 }
 
 /** A browser that asks for `/` gets the page. */

@@ -315,6 +315,22 @@ describe('images', () => {
     assert.equal(operations.list().length, 3);
   });
 
+  test('are not changed for a page of another site, whoever has its browser', async (t) => {
+    const server = await serveApi(t);
+    const { fingerprint } = await server.library.add(splitImage());
+    const askFrom = (method: string, from: string) =>
+      ask(server.port, `/1.0/images/${fingerprint}`, {
+        ...{ method, headers: { 'Sec-Fetch-Site': from } },
+        ...owner(server),
+      });
+    for (const from of ['cross-site', 'same-site']) {
+      assert.equal((await askFrom('DELETE', from)).status, 403);
+      assert.equal((await askFrom('GET', from)).status, 200);
+    }
+    assert.equal((await server.library.images()).length, 1);
+    assert.equal((await askFrom('DELETE', 'same-origin')).status, 202);
+  });
+
   test('are changed by nobody who is not trusted', async (t) => {
     const { port, library, stranger } = await serveApi(t);
     const { fingerprint } = await library.add(splitImage());
