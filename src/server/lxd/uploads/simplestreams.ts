@@ -49,13 +49,21 @@ export interface StreamImage {
   files: readonly [StreamFile, StreamFile] | readonly [StreamFile];
 }
 
+/** Servers have one list of images, or a few; each is read whole. */
+const mostDocuments = 16;
+
 /** Where `index.json` says that images are, as paths below the server. @throws ServerError IMAGE_INVALID */
 export function imagePaths(index: unknown): string[] {
   const { index: entries } = read(indexSchema, index, 'index.json');
-  return Object.values(entries)
+  const paths = Object.values(entries)
     .filter(({ datatype }) => datatype === 'image-downloads')
     .map(({ path }) => path)
     .filter(isInside);
+  if (paths.length <= mostDocuments) return paths;
+  throw new ServerError(
+    'IMAGE_INVALID',
+    `index.json of the source names more than ${mostDocuments} lists of images`,
+  );
 }
 
 const rootHashes = [

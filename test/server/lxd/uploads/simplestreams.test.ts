@@ -111,6 +111,17 @@ test('documents are where the index says, of images alone, and below the server'
   assert.deepEqual(imagePaths(index), ['streams/v1/images.json']);
 });
 
+test('no more than a few documents are read', () => {
+  const entries = (count: number) =>
+    Array.from({ length: count }, (_, n) => [
+      `images${n}`,
+      { datatype: 'image-downloads', path: `streams/v1/images${n}.json` },
+    ]);
+  assert.equal(imagePaths({ index: Object.fromEntries(entries(16)) }).length, 16);
+  const tooMany = { index: Object.fromEntries(entries(17)) };
+  assert.throws(() => imagePaths(tooMany), /names more than 16 lists of images/);
+});
+
 test('whatever the documents say, they are read or refused', () => {
   const wish: Wish = { name: 'a', type: '', arch: 'amd64' };
   const value = fc.oneof(
