@@ -22,7 +22,7 @@ export interface DaemonApi {
   /** For whatever serves HTTP. */
   service: LxdApi;
   /** Goes by another configuration, and by a certificate that was renewed. */
-  follow(server: Config['server']): Promise<void>;
+  follow(config: Pick<Config, 'server' | 'uploads'>): Promise<void>;
   /** Ends what is under way. */
   close(): Promise<void>;
 }
@@ -31,16 +31,18 @@ export function createDaemonApi(options: DaemonApiOptions): DaemonApi {
   const { root, version, library, callers, log } = options;
   let shown: ShownCertificate | undefined;
   let addresses: readonly string[] = [];
+  let largest = 0;
   const operations = createOperations({ log });
   const self = () => ({ addresses, fingerprints: shown === undefined ? [] : [shown.fingerprint] });
-  const uploads = createUploads({ library, operations, self, log });
+  const uploads = createUploads({ library, operations, self, maxSize: () => largest, log });
   const about = () => ({ version, addresses, ...(shown && { certificate: shown.pem }) });
   const service = createLxdApi({
     ...{ library, callers, operations, uploads, about, root, log },
   });
   return {
     service,
-    async follow(server) {
+    async follow({ server, uploads: { maxSize } }) {
+      largest = maxSize;
       addresses = await clientAddresses(server);
       try {
         shown = await readShownCertificate(server.tlsCert);

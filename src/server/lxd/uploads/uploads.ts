@@ -51,8 +51,8 @@ export interface UploadsOptions {
   log: Logger;
   /** Asked at each pull, for addresses and certificates change. */
   self: () => Self;
-  /** For all files of an image together, in bytes. Default: no limit but the library's. */
-  maxSize?: number;
+  /** For all files of an image together, in bytes; asked at each. Default: no limit but the library's. */
+  maxSize?: () => number;
   limits?: Partial<UploadLimits>;
 }
 
@@ -67,13 +67,14 @@ export interface Uploads {
 const mostJson = 1024 * 1024;
 
 interface Context extends UploadsOptions {
-  maxSize: number;
+  maxSize: () => number;
   limits: UploadLimits;
 }
 
 export function createUploads(options: UploadsOptions): Uploads {
   const limits = { ...defaults, ...options.limits };
-  const context = { ...options, limits, maxSize: options.maxSize ?? Number.POSITIVE_INFINITY };
+  const { maxSize = () => Number.POSITIVE_INFINITY } = options;
+  const context = { ...options, limits, maxSize };
   const pushes = createPushes(options.operations, limits.pushes);
   const slots = createSlots('uploads', limits);
   const unwanted = new Set<Readable>();
@@ -182,12 +183,13 @@ async function take(context: Context, taking: Taking): Promise<Operation> {
   let upload: Upload | undefined;
   try {
     call.signal.throwIfAborted();
-    refuseLarge(call, context.maxSize);
+    const maxSize = context.maxSize();
+    refuseLarge(call, maxSize);
     upload = await context.library.begin({ signal: controller.signal });
     const filename = await receive(upload, {
       contentType: call.headers['content-type'] ?? '',
       body: incoming(call, context),
-      maxSize: context.maxSize,
+      maxSize,
     });
     call.signal.throwIfAborted();
     const facts = { filename, ...taking.facts };
@@ -264,7 +266,7 @@ function beginPull(context: Context, { call, client, request, free }: Pulling): 
             facts,
             self: self(),
             here,
-            maxSize,
+            maxSize: maxSize(),
             limits,
             signal,
             tell,

@@ -254,7 +254,7 @@ describe('a pull from LXD', () => {
   });
 
   test('fails where the image is larger than the limit, told or not', async (t) => {
-    const site = await start(t, { maxSize: 100 });
+    const site = await start(t, { maxSize: () => 100 });
     const source = await startSource(t, lxdReplies());
     source.replies[paths.about] = jsonReply({ metadata: { ...about, size: 1000 } });
     await assertFailed(site, await pull(site, source), /larger than/);

@@ -178,7 +178,7 @@ describe('a trusted client', () => {
   });
 
   test('is refused more bytes than the limit as soon as they are too many', async (t) => {
-    const site = await start(t, { maxSize: 100_000 });
+    const site = await start(t, { maxSize: () => 100_000 });
     let sent = 0;
     async function* endless() {
       for (; sent < 5_000_000; sent += 10_000) yield Buffer.alloc(10_000);
@@ -191,7 +191,7 @@ describe('a trusted client', () => {
   });
 
   test('is refused a body that says itself that it is too large, before it is written', async (t) => {
-    const site = await start(t, { maxSize: 1000 });
+    const site = await start(t, { maxSize: () => 1000 });
     site.library.onWrite = () => assert.fail('it is written');
     const body = Buffer.alloc(2000);
     assert.equal((await send(site, { certificate, headers: plain, body })).status, 413);
