@@ -1,5 +1,5 @@
 /** The hidden files of a version: what is known of it beside its files, and the mark that takes it out. */
-import { readFile, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
   parseStoredFacts,
@@ -10,17 +10,15 @@ import {
 import { removedMark } from '../catalog/tree.js';
 import { ServerError, systemCode } from '../errors.js';
 import { removeTemporaries, writeError, writeFileAtomically } from './files.js';
+import { readSmallFile } from './small-file.js';
 
 /** What is kept with the version in `folder`; `undefined` where nothing is, `'damaged'` where that is none of ours. */
 export async function readStoredFacts(
   folder: string,
 ): Promise<StoredFacts | 'damaged' | undefined> {
-  const path = join(folder, storedFactsName);
-  const text = await readFile(path, 'utf8').catch((error: unknown) => {
-    if (isMissing(error)) return undefined;
-    throw new ServerError('IO', `Cannot read ${path}`, { hint: 'see to the disk', cause: error });
-  });
-  return text === undefined ? undefined : (parseStoredFacts(text) ?? 'damaged');
+  const read = await readSmallFile(join(folder, storedFactsName));
+  if (read === undefined) return undefined;
+  return ('text' in read && parseStoredFacts(read.text)) || 'damaged';
 }
 
 /** Keeps `facts` with the version in `folder`. @throws ServerError IMAGE_MISSING where that is gone, DISK_FULL, DENIED, IO */
