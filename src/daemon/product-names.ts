@@ -4,22 +4,22 @@
  */
 
 import { createHash } from 'node:crypto';
-import { readFile, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { standardAliases } from '../catalog/aliases.js';
 import type { ImageIndex } from '../catalog/images.js';
 import { isAlias, readProductYaml } from '../catalog/metadata.js';
 import { type AliasChange, changeAliases } from '../catalog/product-yaml.js';
 import type { KnownDigests } from '../catalog/record.js';
+import type { Fault } from '../catalog/tree.js';
 import {
   removeIfThere,
   removeTemporaries,
+  stageFile,
   syncFolder,
   writeError,
-  writeFileAtomically,
 } from '../disk/files.js';
-import { stampOf } from '../disk/stamp.js';
-import { ServerError, systemCode, systemText } from '../errors.js';
+import { readSmallFile } from '../disk/small-file.js';
+import { ServerError } from '../errors.js';
 
 export interface ProductNamesOptions {
   /** Absolute. */
@@ -58,30 +58,37 @@ export function createProductNames({ imagesDir, learn }: ProductNamesOptions): P
   const fileOf = (product: string) => join(imagesDir, product, 'product.yaml');
   const change: ProductNames['change'] = async (product, changes) => {
     const path = fileOf(product);
-    const before = await readText(path);
-    const after = changes.reduce((text, each) => {
-      const result = changeAliases(text, each);
-      if ('value' in result) return result.value;
-      const { reason, cure } = result.fault;
-      throw new ServerError('IMAGE_INVALID', `${product}: ${reason}`, { hint: cure });
-    }, before ?? '');
-    if (after === (before ?? '')) return false;
-    await replace(path, after);
-    return true;
+    for (;;) {
+      const before = await read(path);
+      if ('fault' in before) throw unusable(product, before.fault);
+      const after = changed(before.text, { product, changes });
+      if (after === before.text) return false;
+      if (await replace(path, { before, after })) return true;
+    }
   };
-  const replace = async (path: string, text: string) => {
+  /** @returns false where the file is not what it was any more; then nothing was done. */
+  const replace = async (path: string, { before, after }: { before: Text; after: string }) => {
     try {
       await removeTemporaries(dirname(path), ['product.yaml']);
-      if (saysNothing(text)) {
-        await removeIfThere(path);
-        await syncFolder(dirname(path));
-        return;
+      const staged = saysNothing(after)
+        ? { commit: () => removeIfThere(path), discard: async () => {} }
+        : await stage(path, after);
+      const now = await read(path);
+      if ('fault' in now || now.stamp !== before.stamp) {
+        await staged.discard();
+        return false;
       }
-      await writeFileAtomically(path, [Buffer.from(text)]);
-      learn(await digestOf(path, text));
+      await staged.commit();
+      await syncFolder(dirname(path));
+      return true;
     } catch (error) {
       throw writeError(path, error);
     }
+  };
+  const stage = async (path: string, text: string) => {
+    const staged = await stageFile(path, [Buffer.from(text)]);
+    learn(digestOf(text, staged.stamp));
+    return staged;
   };
   return {
     check(name) {
@@ -119,12 +126,12 @@ export function createProductNames({ imagesDir, learn }: ProductNamesOptions): P
     },
     change,
     async clear(product) {
-      const text = await readText(fileOf(product));
-      const read = text === undefined ? undefined : readProductYaml(text);
-      if (read === undefined || 'fault' in read) return;
+      const found = await read(fileOf(product));
+      const said = 'fault' in found ? found : readProductYaml(found.text);
+      if ('fault' in said) return;
       await change(
         product,
-        (read.value.aliases ?? []).map((remove) => ({ remove })),
+        (said.value.aliases ?? []).map((remove) => ({ remove })),
       );
     },
   };
@@ -146,27 +153,32 @@ function saysNothing(text: string): boolean {
   return isEmpty && !text.includes('#');
 }
 
-async function digestOf(path: string, text: string): Promise<KnownDigests> {
-  const stamp = stampOf(await stat(path, { bigint: true }));
+function digestOf(text: string, stamp: string): KnownDigests {
   const sha256 = createHash('sha256').update(text).digest('hex');
   const read = readProductYaml(text);
-  return {
-    '': [
-      [
-        'product.yaml',
-        stamp,
-        'value' in read ? { sha256, facts: read.value } : { sha256, fault: read.fault },
-      ],
-    ],
-  };
+  const digest = 'value' in read ? { sha256, facts: read.value } : { sha256, fault: read.fault };
+  return { '': [['product.yaml', stamp, digest]] };
 }
 
-async function readText(path: string): Promise<string | undefined> {
-  return readFile(path, 'utf8').catch((error: unknown) => {
-    if (systemCode(error) === 'ENOENT') return undefined;
-    throw new ServerError('IO', `Cannot read ${path}: ${systemText(error)}`, {
-      hint: 'see to the file and to the disk',
-      cause: error,
-    });
-  });
+/** `stamp` is absent where there is no file. */
+type Text = { text: string; stamp?: string };
+
+async function read(path: string): Promise<Text | { fault: Fault }> {
+  return (await readSmallFile(path)) ?? { text: '' };
+}
+
+/** @throws ServerError IMAGE_INVALID */
+function changed(
+  before: string,
+  { product, changes }: { product: string; changes: readonly AliasChange[] },
+): string {
+  return changes.reduce((text, change) => {
+    const result = changeAliases(text, change);
+    if ('fault' in result) throw unusable(product, result.fault);
+    return result.value;
+  }, before);
+}
+
+function unusable(product: string, { reason, cure }: Fault): ServerError {
+  return new ServerError('IMAGE_INVALID', `${product}: ${reason}`, { hint: cure });
 }

@@ -13,9 +13,12 @@ import {
 } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { ServerError, systemCode, systemText } from '../errors.js';
+import { stampOf } from './stamp.js';
 
 /** A file that is complete and on the disk under a temporary name. */
 export interface StagedFile {
+  /** By which a scan will know it. */
+  stamp: string;
   /** Gives it its name. The folder is not synced: see {@link syncFolder}. */
   commit(): Promise<void>;
   /** Removes it. */
@@ -45,6 +48,7 @@ export async function stageFile(
   const handle = await open(temporary, flags, mode).catch((error: unknown) => {
     throw writeError(path, error);
   });
+  let stamp = '';
   try {
     await withHandle(handle, async () => {
       await writeAll(handle, content);
@@ -52,6 +56,7 @@ export async function stageFile(
       await handle.chmod(mode);
       if (toOwner) await giveToOwner(handle, dirname(path));
       await handle.sync();
+      stamp = stampOf(await handle.stat({ bigint: true }));
     });
   } catch (error) {
     await discard();
@@ -62,7 +67,7 @@ export async function stageFile(
       await discard();
       throw writeError(path, error);
     });
-  return { commit, discard };
+  return { stamp, commit, discard };
 }
 
 async function giveToOwner(handle: FileHandle, folder: string): Promise<void> {
