@@ -48,7 +48,9 @@ export function createHoldings({ paths, log }: HoldingsOptions): Holdings {
     if (read === 'same' && held !== undefined) return held.index;
     if (read === 'same' || read === 'missing') return nothing;
     const index = await indexOf(parse(path, read.text));
-    stored = new Map([...stored].slice(-2 * index.images.length));
+    // What goes may come again, under the same names and with other words.
+    const keys = new Set(index.images.map(keyOf));
+    stored = new Map([...stored].filter(([key]) => keys.has(key)));
     held = { stamp: read.stamp, index };
     return index;
   };
