@@ -125,7 +125,19 @@ const stagingName = '.staging';
 async function stagingHome({ root, images }: Pick<StagingOptions, 'root' | 'images'>) {
   const folder = await imagesFolder(images);
   const [ofRoot, ofImages] = await Promise.all([stat(root), stat(folder)]);
-  return join(ofRoot.dev === ofImages.dev ? root : images, stagingName);
+  const isNear = ofRoot.dev === ofImages.dev && !(await isMountBetween(root, folder));
+  return join(isNear ? root : images, stagingName);
+}
+
+/**
+ * Whether no rename gets from one folder into the other though both are of one device: a part of it that is mounted
+ * once more. The kernel is asked with a rename that it always refuses, and for this reason first.
+ */
+function isMountBetween(from: string, to: string): Promise<boolean> {
+  return rename(join(from, stagingName), `${to}/.`).then(
+    () => false,
+    (error: unknown) => systemCode(error) === 'EXDEV',
+  );
 }
 
 interface Disk {
