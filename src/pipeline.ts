@@ -103,6 +103,8 @@ export interface Pipeline {
   learn(digests: KnownDigests): void;
   /** Versions that were taken out and whose files are still there, as the last run found them. */
   removed(): string[];
+  /** Other products with symbolic links that lead into `product`, as the last run found them. */
+  linking(product: string): string[];
 }
 
 /** A pipeline that remembers what it published: a later run costs as much as what has changed. */
@@ -186,6 +188,10 @@ export function createPipeline(options: PipelineOptions): Pipeline {
     removed() {
       const records = [...(last?.records.values() ?? [])];
       return records.flatMap(({ path, removed = [] }) => removed.map((name) => `${path}/${name}`));
+    },
+    linking(product) {
+      const records = [...(last?.records.values() ?? [])];
+      return records.filter(({ links }) => links?.includes(product)).map(({ path }) => path);
     },
   };
 

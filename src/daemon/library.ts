@@ -21,7 +21,7 @@ import { createUpload } from './upload.js';
 
 export interface LibraryOptions {
   config: LibraryConfig;
-  pipeline: Pick<Pipeline, 'learn' | 'removed'>;
+  pipeline: Pick<Pipeline, 'learn' | 'removed' | 'linking'>;
   runner: Pick<Runner, 'publish' | 'exclusively' | 'changed'>;
   log: Logger;
   /** How many bytes uploads must leave free on the disk. Default: as {@link createStaging} has it. */

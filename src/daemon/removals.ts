@@ -4,6 +4,8 @@
  */
 import { lstat, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { imagesFolder } from '../disk/images-folder.js';
+import { versionsInto } from '../disk/links.js';
 import { removeFolders } from '../disk/product-folder.js';
 import type { Staging } from '../disk/staging.js';
 import { removedAt } from '../disk/version-files.js';
@@ -17,7 +19,7 @@ export interface RemovalsOptions {
   imagesDir: string;
   holdings: Pick<Holdings, 'index'>;
   staging: Pick<Staging, 'delete'>;
-  pipeline: Pick<Pipeline, 'removed'>;
+  pipeline: Pick<Pipeline, 'removed' | 'linking'>;
   /** Is told of a product that has one folder less. */
   onDeleted: (product: string) => void;
   /** One thing at a time changes the tree. */
@@ -39,6 +41,8 @@ const longestWait = 24 * 3_600_000;
 
 export function createRemovals(options: RemovalsOptions, graceMs: number): Removals {
   const { imagesDir, holdings, staging, pipeline, onDeleted, turns, log } = options;
+  /** What stays longer, and has been told of. */
+  const needed = new Set<string>();
   let grace = graceMs;
   let timer: NodeJS.Timeout | undefined;
   let closed = false;
@@ -75,11 +79,29 @@ export function createRemovals(options: RemovalsOptions, graceMs: number): Remov
     const [product, version] = [dirname(place), place.slice(dirname(place).length + 1)];
     // The documents come first: while they name it, it stays.
     if ((await holdings.index()).versions(product).includes(version)) return againMs;
+    if (await isNeeded(place, product)) return Infinity;
     await staging.delete(path);
     await removeFolders(foldersAbove(place).map((folder) => join(imagesDir, folder)));
     log.info({ version: place }, 'deleted');
     onDeleted(product);
     return Infinity;
+  };
+
+  /** Whether versions that stay have links into this one; once they are gone, there is a run to look after. */
+  const isNeeded = async (place: string, product: string): Promise<boolean> => {
+    const parent = await imagesFolder(imagesDir);
+    const gone = new Set(pipeline.removed());
+    const by: string[] = [];
+    for (const other of [product, ...pipeline.linking(product)]) {
+      const names = await versionsInto(join(parent, other), join(parent, place));
+      by.push(...names.map((name) => `${other}/${name}`).filter((version) => !gone.has(version)));
+    }
+    if (by.length > 0 && !needed.has(place)) {
+      log.warn({ version: place, by }, 'files that were taken out stay: others link to them');
+    }
+    if (by.length > 0) needed.add(place);
+    else needed.delete(place);
+    return by.length > 0;
   };
 
   const lookWhileAsked = async (): Promise<void> => {

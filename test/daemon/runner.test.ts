@@ -54,6 +54,10 @@ class StagedPipeline implements Pipeline {
     return [];
   }
 
+  linking(): string[] {
+    return [];
+  }
+
   async generation(): Promise<undefined> {}
 
   async save(): Promise<void> {
