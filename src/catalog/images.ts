@@ -70,17 +70,24 @@ export interface IndexOptions {
   prefix: string;
   /** What a unified image is, by its version: the document does not tell. Default: a container. */
   unified?: ReadonlyMap<string, ImageType>;
+  /** Remembers what was made of products, for whoever has some of them indexed again with the same prefix. */
+  memory?: ImageMemory;
 }
 
+export type ImageMemory = WeakMap<PublishedProduct, readonly Found[]>;
+
 /** The images in `document`; what is not in the images folder is passed over. */
-export function indexImages(document: PublishedImages, options: IndexOptions): ImageIndex {
+export function indexImages(
+  document: Pick<PublishedImages, 'products'>,
+  options: IndexOptions,
+): ImageIndex {
   const found = new Map<string, Found>();
   const aliases: NamedImage[] = [];
   const versions = new Map<string, Set<string>>();
   for (const product of Object.values(document.products)) {
     const newest = new Map<ImageType, CatalogueImage>();
     let path = '';
-    for (const { image, listed } of imagesOf(product, options)) {
+    for (const { image, listed } of recalled(product, options)) {
       path = image.product;
       const present = versions.get(image.product) ?? new Set();
       versions.set(image.product, present.add(image.version));
@@ -106,6 +113,19 @@ export function indexImages(document: PublishedImages, options: IndexOptions): I
     },
     versions: (product) => [...(versions.get(product) ?? [])],
   };
+}
+
+/** {@link imagesOf}, of which the caller may change each. */
+function recalled(product: PublishedProduct, options: IndexOptions): Found[] {
+  const typeOf = ({ places: [place = ''] }: CatalogueImage) =>
+    options.unified?.get(place) ?? 'container';
+  const isRight = ({ image }: Found) => image.files.length > 1 || image.type === typeOf(image);
+  let made = options.memory?.get(product);
+  if (!made?.every(isRight)) {
+    made = imagesOf(product, options);
+    options.memory?.set(product, made);
+  }
+  return made.map(({ image, listed }) => ({ image: { ...image }, listed }));
 }
 
 interface Found {

@@ -1,6 +1,6 @@
 /** Documents as they are found: `images.json` and `index.json` read back, whoever wrote them. Pure. */
 import * as v from 'valibot';
-import { imagesContentId } from './streams.js';
+import { imagesContentId, imagesHead, imagesTail } from './streams.js';
 import { compareNames } from './tree.js';
 
 const sha256 = v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/, 'not a SHA-256 digest'));
@@ -47,6 +47,72 @@ export class DocumentError extends Error {}
  */
 export function parseImages(text: string): PublishedImages {
   return parse(images, text);
+}
+
+/**
+ * Reads `images.json` again and again, as {@link parseImages}: a product that is written as it was the time before is
+ * the same object, and costs next to nothing.
+ */
+export function createImagesReader(): (text: string) => Pick<PublishedImages, 'products'> {
+  let known: ReadonlyMap<string, WrittenProduct> = new Map();
+  return (text) => {
+    const read = readProducts(text, known);
+    known = read ?? new Map();
+    if (read === undefined) return parseImages(text);
+    return { products: Object.fromEntries([...read].map(([id, { product }]) => [id, product])) };
+  };
+}
+
+interface WrittenProduct {
+  text: string;
+  product: PublishedProduct;
+}
+
+/** The products by ID; `undefined` where the document is not written in the way of ours. */
+function readProducts(
+  text: string,
+  known: ReadonlyMap<string, WrittenProduct>,
+): Map<string, WrittenProduct> | undefined {
+  const tail = imagesTail.exec(text);
+  if (!text.startsWith(imagesHead) || tail === null) return undefined;
+  const products = new Map<string, WrittenProduct>();
+  for (const part of membersOf(text.slice(imagesHead.length, tail.index))) {
+    const name = part.slice(1, part.indexOf('":'));
+    const before = known.get(name);
+    // With the older text, all of the document that it is a part of would stay in memory.
+    if (before?.text === part) products.set(name, { text: part, product: before.product });
+    else {
+      const read = readProduct(part);
+      if (read?.id !== name || products.has(name)) return undefined;
+      products.set(name, { text: part, product: read.product });
+    }
+  }
+  return products;
+}
+
+/**
+ * Cuts the members of an object apart where item, items, version, versions and product end. Should that stand in
+ * the middle of a text as well, then what is before it is no member that could be read.
+ */
+function* membersOf(text: string): Generator<string> {
+  let start = 0;
+  while (start < text.length) {
+    const end = text.indexOf('}}}}},"', start);
+    yield text.slice(start, end === -1 ? text.length : end + 5);
+    start = end === -1 ? text.length : end + 6;
+  }
+}
+
+function readProduct(text: string): { id: string; product: PublishedProduct } | undefined {
+  try {
+    const result = v.safeParse(v.record(v.string(), product), JSON.parse(`{${text}}`));
+    const [[id, read] = [], ...more] = result.success ? Object.entries(result.output) : [];
+    return id === undefined || read === undefined || more.length > 0
+      ? undefined
+      : { id, product: read };
+  } catch {
+    return undefined;
+  }
 }
 
 /** The product IDs that `index.json` lists, and where it says that their document is. @throws DocumentError */

@@ -4,10 +4,11 @@ import { join, relative } from 'node:path';
 import {
   type CatalogueImage,
   type ImageIndex,
+  type ImageMemory,
   type ImageType,
   indexImages,
 } from '../catalog/images.js';
-import { DocumentError, type PublishedImages, parseImages } from '../catalog/published.js';
+import { createImagesReader, DocumentError, type PublishedImages } from '../catalog/published.js';
 import type { StoredFacts } from '../catalog/stored-facts.js';
 import { stampOf } from '../disk/stamp.js';
 import { readStoredFacts, writeStoredFacts } from '../disk/version-files.js';
@@ -39,6 +40,8 @@ export function createHoldings({ paths, log }: HoldingsOptions): Holdings {
   const path = join(paths.streams, 'images.json');
   const prefix = relative(paths.root, paths.images);
   const turns = createTurns();
+  const parseProducts = createImagesReader();
+  const memory: ImageMemory = new WeakMap();
   let held: { stamp: string; index: ImageIndex } | undefined;
   /** By version, and by the file whose content tells it from others of that name. */
   let stored = new Map<string, Promise<StoredFacts | undefined>>();
@@ -47,7 +50,7 @@ export function createHoldings({ paths, log }: HoldingsOptions): Holdings {
     const read = await readDocument(path, held?.stamp);
     if (read === 'same' && held !== undefined) return held.index;
     if (read === 'same' || read === 'missing') return nothing;
-    const index = await indexOf(parse(path, read.text));
+    const index = await indexOf(parse(read.text));
     // What goes may come again, under the same names and with other words.
     const keys = new Set(index.images.map(keyOf));
     stored = new Map([...stored].filter(([key]) => keys.has(key)));
@@ -55,15 +58,27 @@ export function createHoldings({ paths, log }: HoldingsOptions): Holdings {
     return index;
   };
 
-  const indexOf = async (document: PublishedImages): Promise<ImageIndex> => {
-    const index = indexImages(document, { prefix });
+  const parse = (text: string) => {
+    try {
+      return parseProducts(text);
+    } catch (error) {
+      if (!(error instanceof DocumentError)) throw error;
+      throw new ServerError('DAMAGED', `${path} ${error.message}`, {
+        hint: 'publish anew: lxd-image-server update',
+        cause: error,
+      });
+    }
+  };
+
+  const indexOf = async (document: Pick<PublishedImages, 'products'>): Promise<ImageIndex> => {
+    const index = indexImages(document, { prefix, memory });
     const unified = new Map<string, ImageType>();
     for (const image of index.images.filter(({ files }) => files.length === 1)) {
       const facts = await storedOf(image);
       if (facts?.type !== undefined)
         for (const place of image.places) unified.set(place, facts.type);
     }
-    return unified.size === 0 ? index : indexImages(document, { prefix, unified });
+    return unified.size === 0 ? index : indexImages(document, { prefix, unified, memory });
   };
 
   const folderOf = (place: string) => join(paths.images, place);
@@ -118,7 +133,7 @@ export function createHoldings({ paths, log }: HoldingsOptions): Holdings {
   };
 }
 
-const nothing = indexImages({ format: 'products:1.0', products: {}, updated: '' }, { prefix: '' });
+const nothing = indexImages({ products: {} }, { prefix: '' });
 
 function keyOf({ places, files }: CatalogueImage): string {
   return `${places[0]} ${files[0]?.sha256}`;
@@ -142,18 +157,6 @@ async function readDocument(
     if (systemCode(error) === 'ENOENT') return 'missing';
     throw new ServerError('IO', `Cannot read ${path}: ${systemText(error)}`, {
       hint: 'see to the disk and the path',
-      cause: error,
-    });
-  }
-}
-
-function parse(path: string, text: string): PublishedImages {
-  try {
-    return parseImages(text);
-  } catch (error) {
-    if (!(error instanceof DocumentError)) throw error;
-    throw new ServerError('DAMAGED', `${path} ${error.message}`, {
-      hint: 'publish anew: lxd-image-server update',
       cause: error,
     });
   }
