@@ -34,11 +34,14 @@ export async function markRemoved(folder: string): Promise<void> {
   await write(folder, removedMark, markText);
 }
 
-/** When the version in `folder` was taken out, in milliseconds since 1970; `undefined` where it was not. */
+/**
+ * When the version in `folder` was taken out here, in milliseconds since 1970; `undefined` where it was not. A mark that
+ * was copied with its times has been here since it was copied: only then did it leave the documents of this server.
+ */
 export async function removedAt(folder: string): Promise<number | undefined> {
   const path = join(folder, removedMark);
   return stat(path).then(
-    ({ mtimeMs }) => mtimeMs,
+    ({ mtimeMs, ctimeMs }) => Math.max(mtimeMs, ctimeMs),
     (error: unknown) => {
       if (isMissing(error)) return undefined;
       throw writeError(path, error);
