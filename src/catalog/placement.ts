@@ -88,7 +88,11 @@ export function* versionNames(time: number): Generator<string, never> {
   const name = `${date.replaceAll('-', '')}_${clock}`;
   yield name.slice(0, -3);
   yield name;
-  for (let number = 2; ; number++) yield `${name}-${String(number).padStart(2, '0')}`;
+  // Names are compared as texts: after -99 comes -99-02.
+  for (let counted = name; ; counted += '-99') {
+    for (let number = 2; number <= 99; number++)
+      yield `${counted}-${String(number).padStart(2, '0')}`;
+  }
 }
 
 /** When a version was made as its name tells, in milliseconds since 1970; 0 where it tells nothing. */

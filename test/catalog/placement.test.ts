@@ -126,6 +126,14 @@ describe('a version is called', () => {
     return Array.from({ length: 4 }, () => all.next().value);
   };
 
+  test('each after those before it, as clients compare them', () => {
+    const all = versionNames(Date.UTC(2026, 0, 3, 4, 5, 6));
+    const first = Array.from({ length: 250 }, () => all.next().value);
+    assert.deepEqual(first, [...new Set(first)].sort());
+    assert.ok(first.every((name) => isVersionName(name) && isName(name) && !isTemporary(name)));
+    assert.ok(first.every((name) => versionTime(name) >= Date.UTC(2026, 0, 3, 4, 5)));
+  });
+
   test('by the time at which it was made', () => {
     assert.deepEqual(names(Date.UTC(2026, 0, 3, 4, 5, 6)), [
       '20260103_04:05',
