@@ -103,10 +103,7 @@ describe('a removal', () => {
 
       await rm(next, { recursive: true });
       await site.runner.update();
-      await eventually(
-        'deleted',
-        async () => !(await treeOf(site)).includes(`${product}/${first.version}`),
-      );
+      await eventually('deleted', () => !existsSync(dirname(rootfs)));
       assert.equal(told().length, 1);
     });
   }
@@ -116,12 +113,14 @@ describe('the mark of a removal', () => {
   test('that was copied with its times counts from then on', { timeout: 60_000 }, async (t) => {
     const site = await librarySite(t, { settle: 0, removalGrace: 3_600_000 });
     const image = await upload(site, await splitParts());
+    const other = await upload(site, await splitParts('other', { os: 'other', release: 'x' }));
     const folder = join(site.root, 'images', product, image.version);
     await writeFile(join(folder, removedMark), '');
     await utimes(join(folder, removedMark), 1_700_000_000, 1_700_000_000);
     await site.runner.update();
-    assert.deepEqual(await site.library.images(), []);
-    await site.library.close();
+    assert.deepEqual(await site.library.images(), [other]);
+    // It takes its turn after whatever is due.
+    await site.library.edit(other.fingerprint, { properties: {} });
     for (const { path } of image.files) await stat(join(site.root, path));
   });
 });
