@@ -25,6 +25,14 @@ export type AliasChange = { add: string } | { remove: string } | { rename: strin
  * @returns a fault where `text` cannot be read, or could not afterwards: a name that can be no alias, too many.
  */
 export function changeAliases(text: string, change: AliasChange): Reading<string> {
+  const hasOtherLines = /\r\n/.test(text) && !/(?<!\r)\n/.test(text);
+  if (!hasOtherLines) return changeIn(text, change);
+  const result = changeIn(text.replaceAll('\r\n', '\n'), change);
+  return 'fault' in result ? result : { value: result.value.replaceAll('\n', '\r\n') };
+}
+
+/** {@link changeAliases} of lines that end as ours do. */
+function changeIn(text: string, change: AliasChange): Reading<string> {
   const before = readProductYaml(text);
   if ('fault' in before) return before;
   const { aliases: present = [], ...others } = before.value;

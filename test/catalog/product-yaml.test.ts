@@ -75,7 +75,12 @@ describe('the text of a product.yaml', () => {
     },
   ];
   for (const { name, text, change, after } of cases) {
-    test(name, () => assert.equal(changed(text, change), after));
+    test(name, () => {
+      assert.equal(changed(text, change), after);
+      if (!text.includes('\n')) return;
+      const other = (lines: string) => lines.replaceAll('\n', '\r\n');
+      assert.equal(changed(other(text), change), other(after));
+    });
   }
 
   test('is refused where it cannot be read, and with a name that can be no alias', () => {
