@@ -296,10 +296,12 @@ function handled(promise: Promise<void>): Promise<void> {
 }
 
 async function place(path: string, target: string): Promise<boolean> {
+  // A rename would replace an empty folder, in which somebody may have begun an upload.
+  if (!(await isMissing(target))) return false;
   for (const name of await readdir(path)) await chmod(join(path, name), 0o644);
   await openToAll(path);
   await syncFolder(path);
-  // A rename would replace an empty folder, in which somebody may have begun an upload.
+  // That took a while.
   if (!(await isMissing(target))) return false;
   try {
     await move(path, target);
