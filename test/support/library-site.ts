@@ -49,6 +49,9 @@ export async function librarySite(
   options: SiteOptions = {},
 ): Promise<LibrarySite> {
   const { maxSize = 1e12, removalGrace = 3_600_000, settle = 3_600_000, reserve } = options;
+  // What is set up later is cleared away later: the folder goes when nobody writes into it any more.
+  const parts: { library?: KeptLibrary; close?: () => Promise<void> } = {};
+  t.after(() => parts.close?.());
   const root = options.root ?? (await temporaryFolder(t));
   const [images, streams, state] = ['images', 'streams/v1', 'state'].map((name) =>
     join(root, name),
@@ -67,7 +70,6 @@ export async function librarySite(
     pool,
     log,
   });
-  const parts: { library?: KeptLibrary } = {};
   const runner = createRunner({
     pipeline,
     pool,
@@ -92,7 +94,7 @@ export async function librarySite(
     closing ??= Promise.all([library.close(), runner.close()]);
     await closing;
   };
-  t.after(close);
+  parts.close = close;
   return { root, library, runner, pipeline, results, events, config, close };
 }
 
