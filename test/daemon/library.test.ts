@@ -334,7 +334,7 @@ describe('an image that is removed', () => {
         imagesDir: paths.images,
         holdings: createHoldings({ paths, log }),
         staging: createStaging(paths),
-        pipeline: { removed: () => [`${product}/${image.version}`] },
+        pipeline: { removed: () => [`${product}/${image.version}`], linking: () => [] },
         onDeleted: () => {},
         turns: createTurns(),
         log,
