@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { createPool } from '../../src/disk/pool.js';
 import { createLogger } from '../../src/log.js';
 import { createPipeline } from '../../src/pipeline.js';
+import { cli, nodeOptions } from '../support/cli.js';
 import { withFolder } from './folder.js';
 import {
   inTurn,
@@ -18,7 +19,6 @@ import {
 } from './measure.js';
 import { makeLargeVersions, makeManyVersions, versionPath } from './tree.js';
 
-const cli = join(import.meta.dirname, '../../src/main.js');
 const mebibyte = 1024 * 1024;
 
 export interface PublishBenchOptions {
@@ -54,7 +54,7 @@ export async function benchPublish(options: PublishBenchOptions): Promise<Publis
 
 async function benchHelp({ rounds }: PublishBenchOptions): Promise<Row[]> {
   const [ours = [], peer = []] = await inTurn(rounds * 3, [
-    () => runMeasured(process.execPath, [cli, '--help']),
+    () => runMeasured(process.execPath, [...nodeOptions, cli, '--help']),
     () => runMeasured(process.execPath, ['-e', '0']),
   ]);
   const times = { ours: medianMs(ours), peer: medianMs(peer), target: 2.5 };
@@ -72,7 +72,15 @@ async function benchRebuild(root: string, { rounds }: PublishBenchOptions): Prom
     runMeasured('openssl', ['dgst', '-sha256', ...files, ...files]);
   const half = count / 2;
   const [ours = [], peer = []] = await inTurn(rounds, [
-    () => runMeasured(process.execPath, [cli, 'update', '--rebuild', '--config', config]),
+    () =>
+      runMeasured(process.execPath, [
+        ...nodeOptions,
+        cli,
+        'update',
+        '--rebuild',
+        '--config',
+        config,
+      ]),
     async () => {
       const [first, second] = await Promise.all([
         openssl(roots.slice(0, half)),
@@ -95,7 +103,8 @@ async function benchSize(
 ): Promise<{ rows: Row[]; line: string[] }> {
   await makeManyVersions(root, versions);
   const config = writeConfig(root);
-  const update = () => runMeasured(process.execPath, [cli, 'update', '--config', config]);
+  const update = () =>
+    runMeasured(process.execPath, [...nodeOptions, cli, 'update', '--config', config]);
   const find = () => runMeasured('find', [root, '-type', 'f', '-printf', '%s %T@\\n']);
   const [first = []] = await inTurn(Math.min(rounds, 3), [
     async () => {

@@ -6,13 +6,13 @@ import { cp, rm } from 'node:fs/promises';
 import type { IncomingMessage } from 'node:http';
 import { get } from 'node:https';
 import { join } from 'node:path';
+import { cli, nodeOptions } from '../support/cli.js';
 import { type Daemon, daemonConfig, startDaemon } from '../support/daemon.js';
 import { createTestCertificate } from '../support/tls.js';
 import { withFolder } from './folder.js';
 import { limitRow, median, type Row, runMeasured, withoutTarget } from './measure.js';
 import { makeManyVersions, versionPath } from './tree.js';
 
-const cli = join(import.meta.dirname, '../../src/main.js');
 const settle = 500;
 
 export interface WatchBenchOptions {
@@ -33,7 +33,13 @@ export async function benchWatch(options: WatchBenchOptions): Promise<Row[]> {
       ...(await withFolder(async (root) => {
         await makeManyVersions(root, versions);
         await daemonConfig(root, { settle: `${settle}ms` });
-        await runMeasured(process.execPath, [cli, 'update', '--config', join(root, 'config.toml')]);
+        await runMeasured(process.execPath, [
+          ...nodeOptions,
+          cli,
+          'update',
+          '--config',
+          join(root, 'config.toml'),
+        ]);
         const starts = await benchStarts(root, { ...options, versions });
         return index > 0 ? starts : [...starts, ...(await benchUploads(root, options))];
       })),

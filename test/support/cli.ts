@@ -1,4 +1,5 @@
 /** The real command, run as a child process on a site of its own. */
+import { readFileSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parseImages, versionsOf } from '../../src/catalog/published.js';
@@ -7,6 +8,10 @@ import { sha256 } from './image-tree.js';
 
 export const cli = join(import.meta.dirname, '../../src/main.js');
 
+/** What the first line of {@link cli} has Node start with. */
+export const nodeOptions =
+  /^#!.* node ?(.*)/.exec(readFileSync(cli, 'utf8'))?.[1]?.split(' ').filter(Boolean) ?? [];
+
 /** The rights of the process: `plain` is root without the right to pass over permissions. */
 export type Rights = 'all' | 'plain';
 
@@ -14,7 +19,7 @@ const withoutOverride = ['--bounding-set', '-dac_override,-dac_read_search', '--
 
 /** Runs the command with `args` to its end. */
 export function runCli(args: readonly string[], rights: Rights = 'all'): Promise<CommandResult> {
-  const command = [process.execPath, cli, ...args];
+  const command = [process.execPath, ...nodeOptions, cli, ...args];
   if (rights === 'plain') command.unshift('setpriv', ...withoutOverride);
   const [program = '', ...rest] = command;
   return outcome(program, rest, { env: { NO_COLOR: '1' } });

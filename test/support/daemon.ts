@@ -8,7 +8,7 @@ import { createInterface } from 'node:readline';
 import type { TestContext } from 'node:test';
 import type { DaemonStatus } from '../../src/daemon/status.js';
 import { callDaemon } from '../../src/server/control-client.js';
-import { cli, publishedVersions, runCli } from './cli.js';
+import { cli, nodeOptions, publishedVersions, runCli } from './cli.js';
 import type { LogEvent } from './memory-log.js';
 import { temporaryFolder } from './temporary.js';
 
@@ -110,7 +110,15 @@ export async function launchDaemon(
 ): Promise<Daemon> {
   const { env, args = [], runner = [], home = root } = options;
   const file = await daemonConfig(root, options);
-  const command = [...runner, process.execPath, cli, 'watch', '--log-level', 'debug'];
+  const command = [
+    ...runner,
+    process.execPath,
+    ...nodeOptions,
+    cli,
+    'watch',
+    '--log-level',
+    'debug',
+  ];
   const [program = '', ...rest] = [...command, '--config', file, ...args];
   const child = spawn(program, rest, {
     stdio: ['ignore', 'ignore', 'pipe'],
