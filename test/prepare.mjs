@@ -22,6 +22,7 @@ const systemPrograms = [
   { program: 'openssl', packageName: 'openssl' },
   { program: 'curl', packageName: 'curl' },
   { program: 'zstd', packageName: 'zstd' },
+  { program: 'bzip2', packageName: 'bzip2' },
   { program: 'strace', packageName: 'strace' },
   { program: 'wrk', packageName: 'wrk' },
   { program: 'systemd-notify', packageName: 'systemd' },
