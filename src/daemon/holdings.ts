@@ -29,6 +29,8 @@ export interface Holdings {
   /** `image` with what is kept of it beside its files. */
   complete(image: CatalogueImage): Promise<LibraryImage>;
   all(images: readonly CatalogueImage[]): Promise<LibraryImage[]>;
+  /** All that is published, complete: the same list for as long as nothing has changed. */
+  images(): Promise<readonly LibraryImage[]>;
   /** Keeps facts with all versions that have the image. @throws ServerError IMAGE_MISSING, DISK_FULL, DENIED, IO */
   store(image: CatalogueImage, facts: Pick<StoredFacts, 'properties' | 'expires'>): Promise<void>;
 }
@@ -45,6 +47,7 @@ export function createHoldings({ paths, log }: HoldingsOptions): Holdings {
   let held: { stamp: string; index: ImageIndex } | undefined;
   /** By version, and by the file whose content tells it from others of that name. */
   let stored = new Map<string, Promise<StoredFacts | undefined>>();
+  let listed: { of: ImageIndex; images: Promise<readonly LibraryImage[]> } | undefined;
 
   const load = async (): Promise<ImageIndex> => {
     const read = await readDocument(path, held?.stamp);
@@ -110,15 +113,28 @@ export function createHoldings({ paths, log }: HoldingsOptions): Holdings {
     return { ...shown, properties, created: created || image.created, published, expires };
   };
 
+  const all = async (images: readonly CatalogueImage[]) => {
+    const found: LibraryImage[] = [];
+    for (let at = 0; at < images.length; at += atOnce) {
+      found.push(...(await Promise.all(images.slice(at, at + atOnce).map(complete))));
+    }
+    return found;
+  };
+
   return {
     index: () => turns.take(load),
     complete,
-    async all(images) {
-      const all: LibraryImage[] = [];
-      for (let at = 0; at < images.length; at += atOnce) {
-        all.push(...(await Promise.all(images.slice(at, at + atOnce).map(complete))));
+    all,
+    async images() {
+      const index = await turns.take(load);
+      if (listed?.of !== index) {
+        const images = all(index.images);
+        listed = { of: index, images };
+        images.catch(() => {
+          listed = undefined;
+        });
       }
-      return all;
+      return listed.images;
     },
     async store(image, change) {
       const { type } = (await storedOf(image)) ?? {};
@@ -128,6 +144,7 @@ export function createHoldings({ paths, log }: HoldingsOptions): Holdings {
         for (const place of image.places) await writeStoredFacts(folderOf(place), facts);
       } finally {
         stored.delete(keyOf(image));
+        listed = undefined;
       }
     },
   };

@@ -88,9 +88,7 @@ export function createLibrary(options: LibraryOptions): KeptLibrary {
   };
 
   return {
-    async images() {
-      return holdings.all((await holdings.index()).images);
-    },
+    images: () => holdings.images(),
     async image(fingerprint) {
       return holdings.complete(imageIn(await holdings.index(), fingerprint));
     },

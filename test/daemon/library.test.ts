@@ -87,6 +87,26 @@ describe('the images', () => {
     assert.equal(site.results.at(-1)?.read.files, 0);
   });
 
+  test('are one list until something changes', async (t) => {
+    const site = await librarySite(t);
+    const { library } = site;
+    const { fingerprint } = await upload(site, await splitParts());
+    let before = await library.images();
+    const changes = [
+      () => library.edit(fingerprint, { properties: { note: 'new' } }),
+      () => library.addAlias('further', fingerprint),
+      () => library.remove(fingerprint),
+    ];
+    for (const change of changes) {
+      assert.equal(await library.images(), before);
+      await change();
+      const after = await library.images();
+      assert.notDeepEqual(after, before);
+      before = after;
+    }
+    assert.deepEqual(before, []);
+  });
+
   test('go by the documents where what is kept of them is damaged', async (t) => {
     const site = await librarySite(t);
     const image = await upload(site, await splitParts());

@@ -34,6 +34,7 @@ export function createAnswering(): (visit: Visit, answer: Answer) => Promise<voi
   // Not async: it would keep what the answer was made of until the last byte of it is taken.
   return (visit, answer) => {
     if (answer.kind === 'sync') return sendSync(visit, answer, share);
+    if (answer.kind === 'text') return sendText(visit, answer.metadata, share);
     if (answer.kind === 'operation') sendOperation(visit, answer);
     return Promise.resolve();
   };
@@ -45,15 +46,32 @@ function sendSync(
   share: Share,
 ): Promise<void> {
   const { metadata, status = 200, location, etag } = answer;
-  const body = {
-    ...{ type: 'sync', status: 'Success', status_code: 200 },
-    ...{ operation: '', error_code: 0, error: '', metadata: metadata ?? null },
-  };
   const headers = {
     ...(location !== undefined && { Location: location }),
     ...(etag !== undefined && { ETag: etag }),
   };
-  const bytes = bytesOf(body);
+  const bytes = bytesOf({ ...success, metadata: metadata ?? null });
+  return sendBytes(visit, { status, bytes, headers }, share);
+}
+
+function sendText(visit: Visit, metadata: string, share: Share): Promise<void> {
+  const head = JSON.stringify(success).slice(0, -1);
+  const bytes = Buffer.from(`${head},"metadata":${metadata}}\n`);
+  return sendBytes(visit, { status: 200, bytes, headers: {} }, share);
+}
+
+const success = {
+  ...{ type: 'sync', status: 'Success', status_code: 200 },
+  ...{ operation: '', error_code: 0, error: '' },
+};
+
+interface Sent {
+  status: number;
+  bytes: Buffer;
+  headers: OutgoingHttpHeaders;
+}
+
+function sendBytes(visit: Visit, { status, bytes, headers }: Sent, share: Share): Promise<void> {
   if (bytes.length <= longAnswer) {
     sendJson(visit, { status, bytes, headers });
     return Promise.resolve();
@@ -93,10 +111,7 @@ const jsonHeaders = {
 
 const bytesOf = (body: unknown) => Buffer.from(`${JSON.stringify(body)}\n`);
 
-function sendJson(
-  { request, response }: Wire,
-  { status, bytes, headers }: { status: number; bytes: Buffer; headers: OutgoingHttpHeaders },
-): void {
+function sendJson({ request, response }: Wire, { status, bytes, headers }: Sent): void {
   if (!request.complete && !response.shouldKeepAlive) closeAfterBody({ request, response });
   response.writeHead(status, {
     ...jsonHeaders,

@@ -35,7 +35,7 @@ export interface LibraryAlias {
 
 /** The images of this server. What is changed is published when a promise resolves. */
 export interface Library {
-  /** What is published now, in the order of the documents. */
+  /** What is published now, in the order of the documents; the same list where nothing has changed. */
   images(): Promise<readonly LibraryImage[]>;
   /** By the fingerprint or the beginning of it. @throws ServerError IMAGE_MISSING where none or several begin so. */
   image(fingerprint: string): Promise<LibraryImage>;

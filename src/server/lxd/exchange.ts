@@ -36,6 +36,8 @@ export interface Call {
 /** What a route answers; what it throws becomes an error by its code. */
 export type Answer =
   | { kind: 'sync'; metadata: unknown; status?: 200 | 201; location?: string; etag?: string }
+  /** What is long and asked for often: `metadata` as JSON. */
+  | { kind: 'text'; metadata: string }
   | { kind: 'operation'; operation: Operation }
   /** Sent by the route itself: files. */
   | { kind: 'sent' };

@@ -18,11 +18,23 @@ export interface ImageRoutesOptions {
   root: string;
 }
 
+/** What `view` makes of a list of images as JSON, which is made once for each list. */
+function listText(view: (image: LibraryImage) => unknown) {
+  const texts = new WeakMap<readonly LibraryImage[], string>();
+  return (images: readonly LibraryImage[]): string => {
+    const text = texts.get(images) ?? JSON.stringify(images.map(view));
+    texts.set(images, text);
+    return text;
+  };
+}
+
 const path = '/1.0/images';
 const one = `${path}/:fingerprint`;
 
 export function imageRoutes(options: ImageRoutesOptions): RouteEntry[] {
   const { library, operations, uploads, root } = options;
+  const wholeTexts = listText(imageView);
+  const nameTexts = listText(({ fingerprint }) => imageUrl(fingerprint));
   return [
     { method: 'GET', path, access: 'anyone', route: list },
     { method: 'POST', path, access: 'anyone', upload: true, route: uploads.post },
@@ -47,11 +59,8 @@ export function imageRoutes(options: ImageRoutesOptions): RouteEntry[] {
   /** `filter` is passed over: clients filter what they get as well. */
   async function list({ query }: Call): Promise<Answer> {
     const images = await library.images();
-    const whole = query.get('recursion') === '1';
-    const metadata = images.map((image) =>
-      whole ? imageView(image) : imageUrl(image.fingerprint),
-    );
-    return { kind: 'sync', metadata };
+    const texts = query.get('recursion') === '1' ? wholeTexts : nameTexts;
+    return { kind: 'text', metadata: texts(images) };
   }
 
   async function replace(call: Call): Promise<Answer> {
