@@ -106,18 +106,15 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
       log.error({ err }, 'cannot tell the mirrors what was published');
     });
   };
+  // In force now: it changes while the daemon runs.
+  const configuration = () => parts.reloader?.config() ?? config;
+  const trust = await openTrusting({ paths, server: () => configuration().server, log });
+  atEnd(() => trust.close());
   const runner = createRunner({ pipeline, pool, log, onActivity: reporter.activity, onRun });
   const library = createLibrary({ config, pipeline, runner, log });
   parts.library = library;
-  await library.sweep();
-  const trust = await openTrusting({
-    paths,
-    server: () => (parts.reloader?.config() ?? config).server,
-    log,
-  });
-  atEnd(() => trust.close());
   const api = createDaemonApi({
-    ...{ root: paths.root, version: options.version },
+    ...{ root: paths.root, version: options.version, configuration },
     ...{ library, callers: trust, log },
   });
   // What is answered beside the published tree: over HTTPS, and to the nginx of this machine.
@@ -129,6 +126,7 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     ...[() => serving.close({ graceMs }), async () => parts.local?.close({ graceMs })],
   ];
   atEnd(() => Promise.all(together.map((end) => doEnd(end, log))));
+  await library.sweep();
 
   const jobs = createJobs({
     config,
@@ -164,7 +162,6 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
   });
   const control = await createControlServer({ runDir: paths.run, commands, log });
   atEnd(() => control.close());
-  parts.local = await createLocalServer({ runDir: paths.run, services, log });
   // Reading can take hours, and the service is of use all that time.
   const timer = setTimeout(() => manager.ready(reporter.line()), longestStart);
   atEnd(async () => clearTimeout(timer));
@@ -172,6 +169,7 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
   await reloader.refresh().catch((err: unknown) => {
     log.error({ err }, 'cannot serve over HTTPS; everything else goes on, and it is tried again');
   });
+  parts.local = await createLocalServer({ runDir: paths.run, services, log });
 
   await replication.apply(config);
 

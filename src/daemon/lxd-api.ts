@@ -13,6 +13,8 @@ export interface DaemonApiOptions {
   root: string;
   /** Of the program. */
   version: string;
+  /** In force now. */
+  configuration: () => Pick<Config, 'server' | 'uploads'>;
   library: Library;
   callers: Callers;
   log: Logger;
@@ -21,28 +23,27 @@ export interface DaemonApiOptions {
 export interface DaemonApi {
   /** For whatever serves HTTP. */
   service: LxdApi;
-  /** Goes by another configuration, and by a certificate that was renewed. */
-  follow(config: Pick<Config, 'server' | 'uploads'>): Promise<void>;
+  /** Tells clients of another configuration's addresses and certificate, and of a certificate that was renewed. */
+  follow(server: Config['server']): Promise<void>;
   /** Ends what is under way. */
   close(): Promise<void>;
 }
 
 export function createDaemonApi(options: DaemonApiOptions): DaemonApi {
-  const { root, version, library, callers, log } = options;
+  const { root, version, configuration, library, callers, log } = options;
   let shown: ShownCertificate | undefined;
   let addresses: readonly string[] = [];
-  let largest = 0;
   const operations = createOperations({ log });
   const self = () => ({ addresses, fingerprints: shown === undefined ? [] : [shown.fingerprint] });
-  const uploads = createUploads({ library, operations, self, maxSize: () => largest, log });
+  const maxSize = () => configuration().uploads.maxSize;
+  const uploads = createUploads({ library, operations, self, maxSize, log });
   const about = () => ({ version, addresses, ...(shown && { certificate: shown.pem }) });
   const service = createLxdApi({
     ...{ library, callers, operations, uploads, about, root, log },
   });
   return {
     service,
-    async follow({ server, uploads: { maxSize } }) {
-      largest = maxSize;
+    async follow(server) {
       addresses = await clientAddresses(server);
       try {
         shown = await readShownCertificate(server.tlsCert);

@@ -76,7 +76,7 @@ export function createReloader(options: ReloaderOptions): Reloader {
     schedule.change(hoursOf(next));
     await replication.apply(next);
     library.configure(next);
-    await api.follow(next);
+    await api.follow(next.server);
     // Somebody may have mended the file, or put another in its place.
     await trust.refresh();
     if (isDeepStrictEqual(config.publish, next.publish)) return;
@@ -102,7 +102,7 @@ export function createReloader(options: ReloaderOptions): Reloader {
     reload: () => turns.take(reloadOnce),
     refresh: () =>
       turns.take(async () => {
-        await api.follow(config);
+        await api.follow(config.server);
         await serving.apply(config);
       }),
     config: () => config,
