@@ -91,7 +91,10 @@ export function createLxdApi(options: LxdApiOptions): LxdApi {
     const query = new URLSearchParams(text);
     if (!isOwnProject(query)) throw noProject();
     const caller = callerOf(visit.visitor, callers);
-    if (entry.access !== 'anyone') requireTrust(caller);
+    if (entry.access !== 'anyone') {
+      const { name: client } = requireTrust(caller);
+      if (isChange(request)) log.info({ client, method: request.method, path }, 'change asked for');
+    }
     visit.bePatient({ upload: entry.upload ?? false });
     return entry.route({
       ...{ caller, params, query, signal, visit },
@@ -101,13 +104,17 @@ export function createLxdApi(options: LxdApiOptions): LxdApi {
   }
 }
 
+function isChange({ method }: IncomingMessage): boolean {
+  return method !== 'GET' && method !== 'HEAD';
+}
+
 /**
  * A page of another site must not have a browser use the certificate that it holds. Browsers alone send this header
  * (Fetch Metadata, W3C).
  */
-function refuseForeignPage({ method, headers }: IncomingMessage): void {
-  const from = headers['sec-fetch-site'];
-  if (method === 'GET' || method === 'HEAD' || from === undefined) return;
+function refuseForeignPage(request: IncomingMessage): void {
+  const from = request.headers['sec-fetch-site'];
+  if (!isChange(request) || from === undefined) return;
   if (from === 'same-origin' || from === 'none') return;
   throw new ServerError('FORBIDDEN', 'A page of another site may not change what is here');
 }

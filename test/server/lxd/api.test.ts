@@ -605,6 +605,21 @@ describe('failures', () => {
     assert.doesNotMatch(JSON.stringify(events), /abcdef/);
   });
 
+  test('are told from changes, of which the log says who asked for them', async (t) => {
+    const { log, events } = memoryLog('info');
+    const server = await serveApi(t, { api: { log } });
+    const { fingerprint } = await server.library.add(splitImage());
+    const path = `/1.0/images/${fingerprint}`;
+    await ask(server.port, path, owner(server));
+    await ask(server.port, path, { method: 'DELETE', as: server.stranger });
+    await ask(server.port, `${path}?secret=abcdef`, { method: 'DELETE', ...owner(server) });
+    const asked = events.filter(({ msg }) => msg === 'change asked for');
+    assert.deepEqual(
+      asked.map(({ client, method, path }) => [client, method, path]),
+      [['friend', 'DELETE', path]],
+    );
+  });
+
   test('of a call whose client has gone are none', async (t) => {
     let said = (_error: Error) => {};
     const aborted = new Promise<Error>((resolve) => {
