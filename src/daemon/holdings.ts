@@ -131,7 +131,7 @@ export function createHoldings({ paths, log }: HoldingsOptions): Holdings {
         const images = all(index.images);
         listed = { of: index, images };
         images.catch(() => {
-          listed = undefined;
+          if (listed?.images === images) listed = undefined;
         });
       }
       return listed.images;

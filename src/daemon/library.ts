@@ -13,7 +13,7 @@ import type { Library, Upload } from '../server/lxd/contract.js';
 import { createArrivals } from './arrivals.js';
 import { createHoldings } from './holdings.js';
 import { createInspector } from './inspector.js';
-import { createProductNames } from './product-names.js';
+import { aliasExists, createProductNames } from './product-names.js';
 import { createRemovals } from './removals.js';
 import type { Runner } from './runner.js';
 import { createTurns } from './turns.js';
@@ -225,12 +225,6 @@ function ownersOf(name: string, index: ImageIndex): string[] {
 /** Of `env/release/arch/type/version`. */
 function productOf(place: string): string {
   return place.slice(0, place.lastIndexOf('/'));
-}
-
-function aliasExists(name: string, product: string): ServerError {
-  return new ServerError('ALIAS_EXISTS', `The alias "${name}" belongs to ${product} already`, {
-    hint: 'choose another, or delete that one first',
-  });
 }
 
 function aliasOfTree(name: string): ServerError {

@@ -112,9 +112,7 @@ export function createProductNames({ imagesDir, learn }: ProductNamesOptions): P
       const all = [...owners.map((alias) => alias.product), ...(claimed ? [claimed] : [])];
       const other = all.find((owner) => archOf(owner) === arch && owner !== product);
       if (other !== undefined) {
-        throw new ServerError('ALIAS_EXISTS', `The alias "${name}" belongs to ${other} already`, {
-          hint: 'choose another, or delete that one first',
-        });
+        throw aliasExists(name, other);
       }
       if (all.includes(product)) return false;
       claims.set(keyOf(name, arch), product);
@@ -135,6 +133,12 @@ export function createProductNames({ imagesDir, learn }: ProductNamesOptions): P
       );
     },
   };
+}
+
+export function aliasExists(name: string, product: string): ServerError {
+  return new ServerError('ALIAS_EXISTS', `The alias "${name}" belongs to ${product} already`, {
+    hint: 'choose another, or delete that one first',
+  });
 }
 
 function keyOf(name: string, arch: string): string {

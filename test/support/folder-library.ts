@@ -41,8 +41,11 @@ export function createFolderLibrary(folder: string): FolderLibrary {
   }
 
   function addAlias(name: string, fingerprint: string): void {
-    if (aliases.has(name)) throw new ServerError('ALIAS_EXISTS', `The alias ${name} exists`);
-    aliases.set(name, image(fingerprint).fingerprint);
+    const { fingerprint: wanted } = image(fingerprint);
+    if ((aliases.get(name) ?? wanted) !== wanted) {
+      throw new ServerError('ALIAS_EXISTS', `The alias ${name} exists`);
+    }
+    aliases.set(name, wanted);
   }
 
   async function begin(signal: AbortSignal): Promise<Upload> {

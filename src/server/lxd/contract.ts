@@ -61,8 +61,8 @@ export interface Library {
   /**
    * Gives the product of an image one more name; where it has that already, nothing is done.
    *
-   * @throws ServerError ALIAS_EXISTS where another product of the architecture has it, IMAGE_MISSING, IMAGE_INVALID for a name that no alias
-   *   can have, DENIED, IO
+   * @throws ServerError ALIAS_EXISTS where another product of the architecture has it, IMAGE_MISSING, IMAGE_INVALID
+   *   for a name that no alias can have, DENIED, IO
    */
   addAlias(name: string, fingerprint: string): Promise<void>;
   /** @throws ServerError ALIAS_MISSING, ALIAS_EXISTS, IMAGE_INVALID; DENIED for one that comes from the tree's names */

@@ -22,9 +22,7 @@ const unreadable =
  */
 export function requireTrustStill({ isTrusted }: Caller): void {
   if (isTrusted?.() === false) {
-    throw new ServerError('FORBIDDEN', 'This server trusts the client that asked for it no more', {
-      hint: 'have its administrator run "lxd-image-server trust add NAME", and add the server with that token',
-    });
+    throw forbidden('This server trusts the client that asked for it no more');
   }
 }
 
@@ -32,7 +30,11 @@ export function requireTrustStill({ isTrusted }: Caller): void {
 export function requireTrust({ client, refusal }: Caller): TrustedClient {
   if (client !== undefined) return client;
   if (refusal !== undefined) throw new ServerError('FORBIDDEN', refusal);
-  throw new ServerError('FORBIDDEN', 'Only clients that this server trusts may do this', {
+  throw forbidden('Only clients that this server trusts may do this');
+}
+
+function forbidden(message: string): ServerError {
+  return new ServerError('FORBIDDEN', message, {
     hint: 'have its administrator run "lxd-image-server trust add NAME", and add the server with that token',
   });
 }

@@ -15,16 +15,13 @@ export async function existingImage(
   }
 }
 
-/** Gives an image names that it does not have yet. @throws ServerError as {@link Library.addAlias} */
+/** Gives an image further names; those that it has already do no harm. @throws ServerError as {@link Library.addAlias} */
 export async function addAliases(
   library: Library,
   { fingerprint }: LibraryImage,
   names: readonly string[] = [],
 ): Promise<void> {
-  for (const name of names) {
-    const has = (await library.aliases()).find((alias) => alias.name === name);
-    if (has?.image.fingerprint !== fingerprint) await library.addAlias(name, fingerprint);
-  }
+  for (const name of names) await library.addAlias(name, fingerprint);
 }
 
 /** As LXD says it; one of its clients looks for these words. */

@@ -112,7 +112,7 @@ export function openSource(options: SourceOptions): Source {
 }
 
 function serverUrl(server: string): URL {
-  const url = URL.parse?.(server) ?? parseUrl(server);
+  const url = URL.canParse(server) ? new URL(server) : undefined;
   if (url?.protocol === 'https:' && url.username === '' && url.hostname !== '') return url;
   throw new ServerError(
     'IMAGE_INVALID',
@@ -121,14 +121,6 @@ function serverUrl(server: string): URL {
       hint: 'the source must be an address of the form https://host:port',
     },
   );
-}
-
-function parseUrl(text: string): URL | undefined {
-  try {
-    return new URL(text);
-  } catch {
-    return undefined;
-  }
 }
 
 /** The DER of a PEM certificate. */

@@ -10,7 +10,7 @@ import type { Library, LibraryImage, TrustedClient, Upload, UploadFacts } from '
 import type { Answer, Call, Caller, Operation, Operations, Route } from '../exchange.js';
 import { newSecret } from '../secrets.js';
 import { userText } from '../user-text.js';
-import { requireTrustStill } from '../who.js';
+import { requireTrust, requireTrustStill } from '../who.js';
 import { isHere } from './addresses.js';
 import { chunksOf, drain, textOf, tooLarge } from './body.js';
 import { alreadyExists, existingImage, isExisting } from './existing.js';
@@ -80,11 +80,11 @@ export function createUploads(options: UploadsOptions): Uploads {
   const unwanted = new Set<Readable>();
 
   async function answer(call: Call): Promise<Operation> {
-    if (isJson(call)) return answerJson(call, trusted(call.caller));
+    if (isJson(call)) return answerJson(call, requireTrust(call.caller));
     const { facts, secret } = readUploadHeaders(call.headers);
     const fingerprint = facts.fingerprint ?? '';
     const push = secret === '' ? undefined : pushes.redeem({ fingerprint, secret });
-    const client = push?.client ?? trusted(call.caller);
+    const client = push?.client ?? requireTrust(call.caller);
     const caller = push?.caller ?? call.caller;
     requireTrustStill(caller);
     const free = slots.take(client.fingerprint);
@@ -134,22 +134,6 @@ export function createUploads(options: UploadsOptions): Uploads {
 
 function isJson({ headers }: Call): boolean {
   return /^application\/json\s*(?:;|$)/i.test(headers['content-type'] ?? '');
-}
-
-/** @throws ServerError FORBIDDEN with what the caller can do about it */
-function trusted({ client, refusal }: Caller): TrustedClient {
-  if (client !== undefined) return client;
-  throw new ServerError(
-    'FORBIDDEN',
-    refusal ?? 'This server takes images from trusted clients only',
-    {
-      ...(refusal === undefined
-        ? {
-            hint: 'ask its administrator for a token, and add the server with it: remote add NAME TOKEN',
-          }
-        : {}),
-    },
-  );
 }
 
 function incoming({ body, signal }: Call, { limits }: Context): AsyncIterable<Buffer> {

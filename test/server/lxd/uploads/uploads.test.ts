@@ -334,7 +334,7 @@ describe('a client that is not trusted', () => {
     const site = await start(t);
     const { status, error } = await send(site, { headers: plain, body: 'x' });
     assert.equal(status, 403);
-    assert.match(error ?? '', /trusted clients only: .*token/);
+    assert.match(error ?? '', /Only clients that this server trusts may do this: .*token/);
   });
 
   test('hears it before the end of a body that is too long to be thrown away', async (t) => {
