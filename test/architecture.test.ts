@@ -45,6 +45,8 @@ const layers: { name: string; files: RegExp; mayImport: string[] }[] = [
     mayImport: ['catalog', 'base'],
   })),
   { name: 'catalog', files: /^catalog\//, mayImport: ['errors'] },
+  // They run in browsers.
+  { name: 'pages', files: /^pages\//, mayImport: [] },
   { name: 'base', files: /^(?:errors|log|units)\.ts$/, mayImport: [] },
 ];
 

@@ -33,6 +33,7 @@ const systemPrograms = [
   { program: 'faketime', packageName: 'faketime' },
   { program: 'script', packageName: 'bsdutils' },
   { program: 'mount', packageName: 'mount' },
+  { program: 'chromium', packageName: 'chromium' },
 ];
 
 /** What this script has to say, on standard error: the output of the tests comes on the other. */
@@ -68,7 +69,10 @@ async function installPackages() {
 
 /** Compiles everything into dist/, and removes from there what has lost its source. */
 async function compile() {
-  run(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.json']);
+  const tsc = 'node_modules/typescript/bin/tsc';
+  run(process.execPath, [tsc, '-p', 'tsconfig.json']);
+  run(process.execPath, [tsc, '-p', 'src/pages/tsconfig.json']);
+  run(process.execPath, ['src/pages/build.mjs']);
   await Promise.all(['src', 'test'].map(removeStaleOutput));
   if (existsSync(executable)) await chmod(executable, 0o755);
 }
