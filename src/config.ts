@@ -38,7 +38,14 @@ export interface Config {
     addresses: string[];
     tlsCert: string;
     tlsKey: string;
+    /** Whether clients that ask for an image file are sent to a mirror that has it. */
     redirect: boolean;
+    /** How often mirrors are tried that clients are sent to. */
+    probeInterval: number;
+    /** Networks (CIDR) of proxies that are believed whom they ask for. */
+    trustedProxies: string[];
+    /** Networks (CIDR) from which `/status` and `/metrics` may be read. */
+    statusFrom: string[];
   };
   uploads: { enabled: boolean; maxSize: number };
   /** 0 is no limit. */
@@ -73,6 +80,8 @@ export interface MirrorConfig {
   weight: number;
   /** Clients in these networks (CIDR) are redirected here first. */
   networks: string[];
+  /** File with certificates (PEM) that vouch for the mirror's web server, beside those that this host trusts. */
+  tlsCa?: string;
 }
 
 export interface LoadedConfig {
@@ -204,6 +213,7 @@ function parseToml(text: string, file: string): Table {
 function toConfig(file: FileConfig): Config {
   const { root, state, run } = file.paths;
   const { tls_cert: tlsCert, tls_key: tlsKey, ...server } = file.server;
+  const { listen, addresses, redirect } = server;
   return {
     paths: { ...treePaths(root), state, run },
     publish: {
@@ -213,7 +223,12 @@ function toConfig(file: FileConfig): Config {
     },
     schedule: file.schedule,
     mirrors: file.mirrors.map(toMirror),
-    server: { ...server, tlsCert, tlsKey },
+    server: {
+      ...{ listen, addresses, tlsCert, tlsKey, redirect },
+      probeInterval: server.probe_interval,
+      trustedProxies: server.trusted_proxies,
+      statusFrom: server.status_from,
+    },
     uploads: { enabled: file.uploads.enabled, maxSize: file.uploads.max_size },
     retention: file.retention,
     logging: file.logging,
@@ -221,7 +236,7 @@ function toConfig(file: FileConfig): Config {
 }
 
 function toMirror(mirror: FileConfig['mirrors'][number]): MirrorConfig {
-  const { key_path, host_key, known_hosts, remote, bandwidth, ...same } = mirror;
+  const { key_path, host_key, known_hosts, remote, bandwidth, tls_ca, ...same } = mirror;
   return {
     ...same,
     remote: remote ?? { host: new URL(mirror.url).hostname.replace(/^\[|\]$/g, ''), port: 22 },
@@ -229,6 +244,7 @@ function toMirror(mirror: FileConfig['mirrors'][number]): MirrorConfig {
     ...(host_key === undefined ? {} : { hostKey: host_key }),
     ...(known_hosts === undefined ? {} : { knownHosts: known_hosts }),
     bandwidth: bandwidth ?? undefined,
+    ...(tls_ca === '' ? {} : { tlsCa: tls_ca }),
   };
 }
 

@@ -52,6 +52,17 @@ function wholeNumber(from: number, to: number) {
   );
 }
 
+const networks = v.array(
+  textThat('networks such as "10.0.0.0/8" or "2001:db8::/32"', isNetwork),
+  'a list of networks such as ["10.0.0.0/8"]',
+);
+
+/** This host, and the networks that are nobody's on the Internet (RFC 1918, 4193, 4291, 3927). */
+const ownNetworks = [
+  ...['127.0.0.0/8', '10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16', '169.254.0.0/16'],
+  ...['::1/128', 'fc00::/7', 'fe80::/10'],
+];
+
 function absolutePath(text: string): string | undefined {
   return isAbsolute(text) && !text.includes('\0') ? resolve(text) : undefined;
 }
@@ -98,6 +109,15 @@ export const tables = {
     tls_cert: v.optional(file, '/etc/nginx/ssl/nginx.crt'),
     tls_key: v.optional(file, '/etc/nginx/ssl/nginx.key'),
     redirect: v.optional(flag, false),
+    probe_interval: v.optional(
+      v.pipe(
+        duration,
+        v.check((ms) => ms >= 1000, 'a duration of a second or more'),
+      ),
+      '10s',
+    ),
+    trusted_proxies: v.optional(networks, []),
+    status_from: v.optional(networks, [...ownNetworks]),
   }),
   uploads: v.object({
     enabled: v.optional(flag, true),
@@ -146,12 +166,10 @@ export const mirrorTable = v.object({
   ),
   schedule: v.optional(cron, ''),
   weight: v.optional(wholeNumber(0, 1000), 1),
-  networks: v.optional(
-    v.array(
-      textThat('networks such as "10.0.0.0/8" or "2001:db8::/32"', isNetwork),
-      'a list of networks such as ["10.0.0.0/8"]',
-    ),
-    [],
+  networks: v.optional(networks, []),
+  tls_ca: v.optional(
+    textAs('an absolute path, or ""', (text) => (text === '' ? text : absolutePath(text))),
+    '',
   ),
 });
 

@@ -271,6 +271,6 @@ export function createReplication(options: ReplicationOptions): Replication {
 }
 
 /** What a mirror is begun anew for where it has changed; by all else its work does not go. */
-function workOf({ url, weight, networks, schedule, ...work }: MirrorConfig) {
+function workOf({ url, weight, networks, tlsCa, schedule, ...work }: MirrorConfig) {
   return { ...work, isScheduled: schedule !== '' };
 }
