@@ -111,6 +111,7 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
   let retryAt: number | undefined;
   let giveUpAt = Infinity;
   let failures = 0;
+  const counts = { files: 0, bytes: 0, syncs: 0, failures: 0 };
   let failure: { at: string; error: ServerError } | undefined;
 
   let { generation, synced } = kept ?? {};
@@ -312,6 +313,9 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
     if (failure !== undefined) log.info({ ...fields, failures }, 'the mirror is up to date again');
     else if (isNews) log.info(fields, 'the mirror is up to date');
     else log.debug(fields, 'the mirror is up to date');
+    counts.syncs += 1;
+    counts.files += sent.files;
+    counts.bytes += sent.bytes;
     failures = 0;
     failure = undefined;
     isStopped = false;
@@ -328,6 +332,7 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
   function failed(cause: unknown): void {
     const error = asServerError(cause);
     failures += 1;
+    counts.failures += 1;
     if (isLacking()) behindSince ??= Date.now();
     isDoubtful ||= error.code === 'MIRROR_MISSING' || error.code === 'MIRROR_DAMAGED';
     const after = pauseAfter(error, { failures, random });
@@ -358,6 +363,7 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
       ...(generation !== undefined && { generation }),
       ...(synced !== undefined && { synced }),
       lag: { ...(versions !== undefined && { versions }), seconds },
+      counts: { ...counts },
       ...(failure && { failure: { at: failure.at, ...tellingOf(failure.error) } }),
       ...(retryAt !== undefined && {
         next: isoTime(Date.now() + Math.max(0, retryAt - performance.now())),

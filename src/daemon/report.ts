@@ -14,6 +14,8 @@ import {
   type HeldBack,
   type MirrorStatus,
   mostHeld,
+  mostPublications,
+  type Publication,
 } from './status.js';
 
 export interface ReporterOptions {
@@ -67,6 +69,7 @@ export function createReporter({ version, root, pool, manager }: ReporterOptions
   let reading = { from: 0, total: 0 };
   let last: RunResult | undefined;
   let published: DaemonStatus['published'];
+  const publications: Publication[] = [];
 
   const bytes = () => ({ done: pool.bytesRead() - reading.from, total: reading.total });
   const line = () => {
@@ -88,7 +91,11 @@ export function createReporter({ version, root, pool, manager }: ReporterOptions
       const at = new Date().toISOString();
       if (result.published.length > 0) {
         const { scan, digest, publish } = result.ms;
-        published = { at, ms: Math.round(scan + digest + publish) };
+        const ms = Math.round(scan + digest + publish);
+        published = { at, ms };
+        const { products, versions, read } = result;
+        publications.unshift({ at, ms, products, versions, bytes: read.bytes });
+        publications.length = Math.min(publications.length, mostPublications);
       }
       manager.status(line());
     },
@@ -112,6 +119,7 @@ export function createReporter({ version, root, pool, manager }: ReporterOptions
         activity: activity.doing === 'digest' ? { ...activity, bytes: bytes() } : activity,
         catalogue: { products, versions, bytes: stored },
         ...(published && { published }),
+        publications: [...publications],
         held: problems.slice(0, mostHeld).map((problem) => heldBack(problem, pending)),
         heldCount: problems.length,
         watching: lookout?.state() ?? { mode: 'events', folders: 0 },

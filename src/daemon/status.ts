@@ -15,6 +15,8 @@ export interface DaemonStatus {
   catalogue: { products: number; versions: number; bytes: number };
   /** The last publication of this daemon that changed something: when, and how long the run took. */
   published?: { at: string; ms: number };
+  /** The last publications of this daemon, newest first: at most {@link mostPublications}. */
+  publications: Publication[];
   /** What is not published, and why: the first {@link mostHeld} of `heldCount`. */
   held: HeldBack[];
   heldCount: number;
@@ -33,6 +35,21 @@ export interface DaemonStatus {
 
 /** How many held back versions a status names. */
 export const mostHeld = 1000;
+
+/** How many publications a status names. */
+export const mostPublications = 20;
+
+/** A run that changed something. */
+export interface Publication {
+  at: string;
+  /** How long the run took. */
+  ms: number;
+  /** What was published after it. */
+  products: number;
+  versions: number;
+  /** What was read for it. */
+  bytes: number;
+}
 
 export interface Activity {
   /** `waiting`: it cannot work now, and `detail` says why; it goes on by itself. */
@@ -91,9 +108,48 @@ export interface MirrorStatus {
     seconds: number;
   };
   work?: MirrorWork;
+  /** What has been done since the daemon started; absent without a daemon. */
+  counts?: MirrorCounts;
+  /** Whether clients are sent there; absent where none are sent anywhere (`server.redirect`). */
+  serving?: MirrorServing;
   failure?: { at: string; message: string; hint?: string };
   /** When it is tried again, or its hour comes. */
   next?: string;
+}
+
+export interface MirrorCounts {
+  /** Files that got their names. */
+  files: number;
+  /** Bytes of files sent. */
+  bytes: number;
+  /** Syncs that ended well. */
+  syncs: number;
+  failures: number;
+}
+
+/** How a mirror answers clients. */
+export interface MirrorServing {
+  /** `unknown`: it has not been tried yet. */
+  state: 'unknown' | 'healthy' | 'failing';
+  since: string;
+  /** How long the last answer took, in milliseconds. */
+  ms?: number;
+  failure?: { message: string; hint?: string };
+  /** Requests that were sent there since the daemon started. */
+  redirected: number;
+}
+
+/** The last 24 hours of a mirror, in steps that end with now: `/status.json` alone has it. */
+export interface MirrorDay {
+  name: string;
+  /** When the first step began. */
+  start: string;
+  /** Length of a step in seconds. */
+  step: number;
+  /** Bytes sent in each step. */
+  bytes: number[];
+  /** The longest time in each step for which the mirror had not the newest, in seconds; null: not known. */
+  lag: (number | null)[];
 }
 
 /** What a mirror is at. */

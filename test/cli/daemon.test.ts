@@ -56,6 +56,7 @@ function daemonStatus(root: string): DaemonStatus {
     },
     catalogue: { products: 2, versions: 7, bytes: 3 * 2 ** 30 },
     published: { at: ago(180_000), ms: 1234 },
+    publications: [],
     held: [
       {
         path: `${noble}/20260301`,
