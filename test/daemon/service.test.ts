@@ -1,8 +1,13 @@
 /** The daemon as a service: one a root, commands, configuration, signals, and what it tells systemd. */
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { link, readdir, readFile, rm, stat, truncate, utimes, writeFile } from 'node:fs/promises';
+import type { IncomingMessage } from 'node:http';
+import { get } from 'node:https';
+import { type AddressInfo, createServer } from 'node:net';
 import { join } from 'node:path';
-import { describe, test } from 'node:test';
+import { buffer } from 'node:stream/consumers';
+import { describe, type TestContext, test } from 'node:test';
 import { publishedVersions, runCli } from '../support/cli.js';
 import {
   type Daemon,
@@ -11,8 +16,9 @@ import {
   launchDaemon,
   startDaemon,
 } from '../support/daemon.js';
-import { addVersion, splitImage } from '../support/image-tree.js';
+import { addVersion, splitImage, squashfs } from '../support/image-tree.js';
 import { listenAsServiceManager } from '../support/notify-socket.js';
+import { freePort } from '../support/ports.js';
 import { needs } from '../support/programs.js';
 import { createTestCertificate } from '../support/tls.js';
 
@@ -163,12 +169,27 @@ describe('the configuration', () => {
     await daemon.until(() => isPublished(root));
   });
 
-  test('that takes away the server address it had is followed at once', async (t) => {
+  test('that takes the server to another address, or is refused, ends no download', async (t) => {
     const root = await emptyRoot(t);
-    const daemon = await startDaemon(t, root);
-    await daemonConfig(root, { config: 'server.listen = "127.0.0.1:0"\nserver.tls_key = "/none"' });
-    await assert.rejects(daemon.call('reload'), { name: 'ServerError' });
-    assert.match(JSON.stringify((await daemon.status()).server), /reason/);
+    // More than sockets and pipes hold, so that it is under way until it is read.
+    const image = squashfs('large', 64 * 1024 * 1024);
+    await addVersion(root, version, { ...(await splitImage('large')), 'rootfs.squashfs': image });
+    const server = await serverConfig(root);
+    const daemon = await startDaemon(t, root, { config: server('127.0.0.1:0') });
+    const before = await serverUrl(daemon);
+    const response = await startDownload(`${before}/images/${version}/rootfs.squashfs`);
+
+    const taken = server(`127.0.0.1:${await takenPort(t)}`);
+    for (const config of [`${server('127.0.0.1:0')}\nserver.tls_cert = "/none"`, taken]) {
+      await daemonConfig(root, { settle: '1h', config });
+      await assert.rejects(daemon.call('reload'), { name: 'ServerError' });
+      assert.equal(await serverUrl(daemon), before);
+    }
+    const listen = `127.0.0.1:${await freePort()}`;
+    await daemonConfig(root, { config: server(listen) });
+    assert.deepEqual(await daemon.call('reload'), { changed: ['server.listen'] });
+    assert.equal(await serverUrl(daemon), `https://${listen}`);
+    assert.ok(image.equals(await buffer(response)));
   });
 });
 
@@ -293,6 +314,20 @@ describe('SIGTERM', () => {
     await daemon.event('ended');
   });
 
+  test('ends it though a client takes nothing of its download', { timeout: 30_000 }, async (t) => {
+    const root = await emptyRoot(t);
+    const large = await addVersion(root, version);
+    await truncate(join(large, 'rootfs.squashfs'), 2 ** 30);
+    const server = await serverConfig(root);
+    const daemon = await startDaemon(t, root, { config: server('127.0.0.1:0'), settle: '1h' });
+    const url = await serverUrl(daemon);
+    const response = await startDownload(`${url}/images/${version}/rootfs.squashfs`);
+    const cut = once(response, 'error');
+    assert.equal(await daemon.end(), 0);
+    response.resume();
+    assert.equal(((await cut) as [NodeJS.ErrnoException])[0].code, 'ECONNRESET');
+  });
+
   test('at its very start ends it as well', async (t) => {
     const root = await emptyRoot(t);
     const daemon = await launchDaemon(t, root);
@@ -301,6 +336,41 @@ describe('SIGTERM', () => {
   });
 });
 
+/** Makes a certificate. @returns what gives the lines of a configuration that has the daemon serve at an address. */
+async function serverConfig(root: string): Promise<(listen: string) => string> {
+  const pair = await createTestCertificate();
+  const [cert, key] = ['cert', 'key'].map((name) => join(root, `${name}.pem`)) as [string, string];
+  await writeFile(cert, pair.cert);
+  await writeFile(key, pair.key, { mode: 0o600 });
+  const files = [
+    `server.tls_cert = ${JSON.stringify(cert)}`,
+    `server.tls_key = ${JSON.stringify(key)}`,
+  ];
+  return (listen) => [`server.listen = "${listen}"`, ...files].join('\n');
+}
+
+async function serverUrl(daemon: Daemon): Promise<string> {
+  const { server } = await daemon.status();
+  assert.ok('url' in server, JSON.stringify(server));
+  return server.url;
+}
+
+/** Asks for a file, and takes nothing of it yet. */
+async function startDownload(url: string): Promise<IncomingMessage> {
+  const asked = get(url, { rejectUnauthorized: false });
+  const [response] = (await once(asked, 'response')) as [IncomingMessage];
+  assert.equal(response.statusCode, 200);
+  return response;
+}
+
+/** A port that somebody else listens on until the test is over. */
+async function takenPort(t: TestContext): Promise<number> {
+  const other = createServer().listen(0, '127.0.0.1');
+  await once(other, 'listening');
+  t.after(() => other.close());
+  return (other.address() as AddressInfo).port;
+}
+
 /** Waits until a file is being read. */
 async function waitForReading(daemon: Daemon): Promise<void> {
   for (;;) {
@@ -308,6 +378,17 @@ async function waitForReading(daemon: Daemon): Promise<void> {
     if (activity.doing === 'digest' && (activity.bytes?.done ?? 0) > 0) return;
   }
 }
+
+test('the watchdog of systemd is answered', {
+  ...needs('systemd-notify', 'perl'),
+  timeout: 30_000,
+}, async (t) => {
+  const root = await emptyRoot(t);
+  const manager = await listenAsServiceManager(t, join(root, 'notify.sock'));
+  const env = { NOTIFY_SOCKET: manager.address, WATCHDOG_USEC: '200000', WATCHDOG_PID: '' };
+  await startDaemon(t, root, { env });
+  for (let pings = 0; pings < 3; ) if ((await manager.next()) === 'WATCHDOG=1') pings += 1;
+});
 
 test('what the daemon does is told to systemd', needs('systemd-notify', 'perl'), async (t) => {
   const root = await emptyRoot(t);
