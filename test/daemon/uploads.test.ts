@@ -149,6 +149,15 @@ const reput: Start = ({ from, target }, { server, limit }) => {
   });
   return startSftp(server, { from, to: target, limit, commands });
 };
+/** As clients with windows do it: each file has a name of its own until it is whole. */
+const putAndRename: Start = ({ from, target }, { server, limit }) => {
+  const commands = readdirSync(from).flatMap((name) => [
+    `put "${join(from, name)}" "${join(target, name)}.filepart"`,
+    `rename "${join(target, name)}.filepart" "${join(target, name)}"`,
+  ]);
+  const all = [`-mkdir "${target}"`, ...commands];
+  return startSftp(server, { from, to: target, limit, commands: all });
+};
 const copy = (...args: string[]): Start => {
   return ({ from, target }, { limit }) => startCopy({ from, to: dirname(target), args, limit });
 };
@@ -168,6 +177,7 @@ const tools: Record<string, Tool> = {
   'sftp put -r': { start: sftp() },
   'sftp -p put -r': { start: sftp('-p') },
   'sftp put -r, then reput': { start: sftp(), resume: reput },
+  'sftp put and rename': { start: putAndRename },
   'cp -r': { start: copy('-r') },
   'cp -a': { start: copy('-a') },
   'tar x': { start: unpack },
@@ -270,6 +280,36 @@ describe('nothing is published before it has settled of an upload that', {
       process.kill(upload.pid, 'SIGCONT');
       assert.equal((await upload.ended).code, 0);
       await finish(source);
+    });
+  }
+});
+
+describe('what gets its name when it is whole is published without waiting, uploaded with', {
+  ...needs(...uploadPrograms, 'strace', 'tar'),
+  timeout: 60_000,
+  concurrency: true,
+}, () => {
+  let site: Site;
+  before(async () => {
+    site = await createSite('1h');
+  });
+  after(() => endSite(site));
+
+  for (const name of ['rsync', 'rsync --inplace', 'scp -rp', 'sftp put -r', 'cp -a', 'tar x']) {
+    test(`${name}, then mv`, async () => {
+      const { start } = tools[name] as Tool;
+      const source = await makeSource(site, { sums: false, more: notes });
+      const { target, version } = source;
+      const hidden = join(dirname(target), '.incoming', basename(target));
+      await mkdir(dirname(hidden));
+      const upload = start({ ...source, target: hidden }, { server: site.server, limit: 2 * slow });
+      const { code, stderr } = await upload.ended;
+      assert.equal(code, 0, stderr);
+      await looked(site);
+      assert.ok(!site.reader.published().includes(version));
+      await run('mv', [hidden, target]);
+      await site.daemon.until(() => site.reader.published().includes(version));
+      assert.deepEqual(site.reader.faults(), []);
     });
   }
 });
