@@ -160,6 +160,29 @@ describe('what is published is taken up again', options, () => {
     await end();
   });
 
+  test('where the images folder is a link, and leads elsewhere', async (t) => {
+    const root = await emptyRoot(t);
+    const lead = async (name: string) => {
+      await mkdir(join(root, name), { recursive: true });
+      await symlink(name, join(root, 'link'));
+      await rename(join(root, 'link'), join(root, 'images'));
+    };
+    await rm(join(root, 'images'), { recursive: true });
+    await lead('some');
+    const { published, add, end } = await siteAt(t, root, {});
+    await add('one/20260101');
+    await published('one/20260101');
+    await lead('others');
+    await published();
+    await add('two/20260101');
+    await published('two/20260101');
+    await lead('some');
+    await published('one/20260101');
+    await add('one/20260102');
+    await published('one/20260101', 'one/20260102');
+    await end();
+  });
+
   test('when it is deleted and made anew at once, again and again', async (t) => {
     const { images, daemon, published, add, root, end } = await startSite(t);
     await add('one/20260101');
@@ -296,6 +319,29 @@ describe('the daemon outlives', { ...options, ...needsRoot('mount', 'umount') },
       await end();
     });
   }
+
+  test('an environment that is mounted, unmounted, and mounted again with something else', async (t) => {
+    const mount = mounts(t);
+    const { images, daemon, published, add, end } = await startSite(t);
+    const noticed = () =>
+      daemon.event('another file system or folder is in place; the tree is looked at again');
+    await add('one/20260101');
+    const disk = join(images, 'disk');
+    await mount(disk);
+    await noticed();
+    await add('two/20260101/disk');
+    await published('one/20260101', 'two/20260101/disk');
+    await run('umount', ['--lazy', disk]);
+    await published('one/20260101');
+    await noticed();
+    await mount(disk);
+    await add('two/20260102/disk');
+    await published('one/20260101', 'two/20260102/disk');
+    await noticed();
+    await add('two/20260103/disk');
+    await published('one/20260101', 'two/20260102/disk', 'two/20260103/disk');
+    await end();
+  });
 
   test('its streams folder being gone, read-only and full', async (t) => {
     const mount = mounts(t);
