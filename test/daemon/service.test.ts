@@ -1,5 +1,6 @@
 /** The daemon as a service: one a root, commands, configuration, signals, and what it tells systemd. */
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { link, readdir, readFile, rm, stat, truncate, utimes, writeFile } from 'node:fs/promises';
 import type { IncomingMessage } from 'node:http';
@@ -8,7 +9,7 @@ import { type AddressInfo, createServer } from 'node:net';
 import { join } from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import { describe, type TestContext, test } from 'node:test';
-import { publishedVersions, runCli } from '../support/cli.js';
+import { cli, nodeOptions, publishedVersions, runCli } from '../support/cli.js';
 import {
   type Daemon,
   daemonConfig,
@@ -210,6 +211,27 @@ test('a server that could not start is tried again with each rescan', async (t) 
   await writeFile(key, pair.key, { mode: 0o600 });
   await daemon.event('serving');
   assert.ok('url' in (await daemon.status()).server);
+});
+
+test('its log is lines to read on a terminal, and JSON elsewhere', needs('script'), async (t) => {
+  const root = await emptyRoot(t);
+  const words = [process.execPath, ...nodeOptions, cli, 'watch', '--config'];
+  const command = [...words, await daemonConfig(root)].map((word) => `'${word}'`).join(' ');
+  const stdio = ['pipe', 'pipe', 'inherit'] as const;
+  const terminal = spawn('script', ['-qefc', command, '/dev/null'], { stdio: [...stdio] });
+  t.after(() => terminal.kill('SIGKILL'));
+  const ended = once(terminal, 'close');
+  let said = '';
+  for await (const chunk of terminal.stdout) {
+    said += chunk;
+    // Ctrl-C.
+    if (/^\S*info\S*: ready /m.test(said) && terminal.stdin.writable) terminal.stdin.end('\x03');
+  }
+  assert.deepEqual(await ended, [0, null], said);
+  assert.match(said, /^\S*info\S*: ended/m);
+  assert.doesNotMatch(said, /^\{/m);
+  // It is ready when it has logged that as JSON.
+  await startDaemon(t, root);
 });
 
 describe('the hours', () => {
