@@ -77,11 +77,11 @@ export function ratioRow(name: string, times: { ours: number; peer: number; targ
 /** A row for a figure that should be at most `target`. */
 export function limitRow(
   name: string,
-  figure: { value: number; target: number; unit: 'ms' | 'MiB' },
+  figure: { value: number; target: number; unit: 'ms' | 'MiB' | '' },
 ): Row {
   const { value, target, unit } = figure;
-  const shown = unit === 'ms' ? shownMs(value) : `${value.toFixed(0)} MiB`;
-  const limit = unit === 'ms' ? shownMs(target) : `${target} MiB`;
+  const shown = unit === 'ms' ? shownMs(value) : `${value.toFixed(0)} ${unit}`.trim();
+  const limit = unit === 'ms' ? shownMs(target) : `${target} ${unit}`.trim();
   return { name, ours: shown, peer: '', result: shown, target: `≤ ${limit}`, met: value <= target };
 }
 

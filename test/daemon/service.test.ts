@@ -213,13 +213,17 @@ test('a server that could not start is tried again with each rescan', async (t) 
   assert.ok('url' in (await daemon.status()).server);
 });
 
-test('its log is lines to read on a terminal, and JSON elsewhere', needs('script'), async (t) => {
+test('its log is lines to read on a terminal, and JSON elsewhere', {
+  ...needs('script'),
+  timeout: 60_000,
+}, async (t) => {
   const root = await emptyRoot(t);
   const words = [process.execPath, ...nodeOptions, cli, 'watch', '--config'];
   const command = [...words, await daemonConfig(root)].map((word) => `'${word}'`).join(' ');
   const stdio = ['pipe', 'pipe', 'inherit'] as const;
   const terminal = spawn('script', ['-qefc', command, '/dev/null'], { stdio: [...stdio] });
-  t.after(() => terminal.kill('SIGKILL'));
+  // It passes this on; a hangup the daemon would outlive.
+  t.after(() => terminal.kill('SIGTERM'));
   const ended = once(terminal, 'close');
   let said = '';
   for await (const chunk of terminal.stdout) {
