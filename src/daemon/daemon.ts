@@ -132,6 +132,8 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     config,
     runner,
     lookout: { resync: async () => parts.lookout?.resync() },
+    library,
+    retention: () => configuration().retention,
     refresh: async () => parts.reloader?.refresh(),
     log,
   });

@@ -4,6 +4,7 @@ import { createPool } from '../disk/pool.js';
 import { ServerError } from '../errors.js';
 import { type Logger, logFirst } from '../log.js';
 import { type Damage, verifyLiving } from '../verify.js';
+import type { KeptLibrary } from './library.js';
 import type { Lookout } from './lookout.js';
 import type { Runner } from './runner.js';
 import type { Job } from './schedule.js';
@@ -12,6 +13,9 @@ export interface JobsOptions {
   config: Pick<Config, 'paths' | 'schedule'>;
   runner: Pick<Runner, 'update'>;
   lookout: Pick<Lookout, 'resync'>;
+  library: Pick<KeptLibrary, 'prune'>;
+  /** The rules in force now. */
+  retention: () => Config['retention'];
   /** Has the embedded server be as the configuration has it. */
   refresh: () => Promise<void>;
   log: Logger;
@@ -19,7 +23,7 @@ export interface JobsOptions {
 
 /** The cron expressions of the daemon's jobs, by name. */
 export function hoursOf({ schedule }: Pick<Config, 'schedule'>): Record<string, string> {
-  return { rescan: schedule.rescan, verify: schedule.verify };
+  return { rescan: schedule.rescan, verify: schedule.verify, prune: schedule.prune };
 }
 
 /** The jobs, with the hours of the configuration. */
@@ -28,6 +32,7 @@ export function createJobs(options: JobsOptions): Job[] {
   const work: Record<string, Job['run']> = {
     rescan: (signal) => rescan(options, signal),
     verify: (signal) => verify(options, signal),
+    prune: () => prune(options),
   };
   return Object.entries(work).map(([name, run]) => ({ name, cron: hours[name] ?? '', run }));
 }
@@ -58,4 +63,16 @@ async function verify(
   } finally {
     await pool.close();
   }
+}
+
+/** Takes out what has had its time. */
+async function prune({ library, retention, log }: JobsOptions): Promise<void> {
+  const rules = retention();
+  if (rules.keep === 0 && rules.days === 0) {
+    throw new ServerError('CONFIG', 'There are no rules to prune by', {
+      hint: 'set retention.keep or retention.days in the configuration, and reload it',
+    });
+  }
+  const { length: versions } = await library.prune(rules);
+  log.info({ versions }, 'pruned');
 }

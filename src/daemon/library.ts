@@ -1,8 +1,10 @@
 /** The images of this server, as the LXD API asks for them and changes them; see `server/lxd/contract.ts`. */
+import { realpath } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { CatalogueImage, ImageIndex } from '../catalog/images.js';
 import { readProperties } from '../catalog/metadata.js';
 import type { AliasChange } from '../catalog/product-yaml.js';
+import { outlivedVersions, type RetentionRules } from '../catalog/retention.js';
 import type { Config } from '../config.js';
 import { createStaging } from '../disk/staging.js';
 import { markRemoved } from '../disk/version-files.js';
@@ -38,6 +40,12 @@ export type LibraryConfig = {
 export interface KeptLibrary extends Library {
   /** Removes what an earlier process has left of uploads. For whoever holds the lock, before there are any. */
   sweep(): Promise<void>;
+  /**
+   * Takes out the versions that `rules` do not keep; their files go after the grace time.
+   *
+   * @returns these versions, `env/release/arch/type/version`.
+   */
+  prune(rules: RetentionRules): Promise<string[]>;
   /** A run has come to its end. */
   ran(): void;
   /** Goes by another configuration from now on; uploads under way go on as they are. */
@@ -186,6 +194,18 @@ export function createLibrary(options: LibraryOptions): KeptLibrary {
       }
     },
 
+    async prune(rules) {
+      let places: string[] = [];
+      await change(async (index) => {
+        places = await outlivedPlaces(index, { rules, imagesDir: paths.images });
+        for (const place of places) await markRemoved(join(paths.images, place));
+        if (places.length > 0)
+          log.info({ versions: places }, 'taken out by the rules of retention');
+        return places.map(productOf);
+      });
+      return places;
+    },
+
     async sweep() {
       await staging.sweep().catch((err: unknown) => {
         log.error({ err }, 'what is left of uploads cannot be removed');
@@ -213,6 +233,25 @@ function imageIn(index: ImageIndex, fingerprint: string): CatalogueImage {
   throw new ServerError('IMAGE_MISSING', 'Image not found', {
     hint: 'list the images: their fingerprints, or so much of one that no other begins so',
   });
+}
+
+/** What `rules` do not keep. What is by a link a version that stays has the same mark, and stays. */
+async function outlivedPlaces(
+  index: ImageIndex,
+  { rules, imagesDir }: { rules: RetentionRules; imagesDir: string },
+): Promise<string[]> {
+  const places = new Set(index.images.flatMap((image) => image.places));
+  const now = Date.now();
+  const outlived = [...new Set([...places].map(productOf))].flatMap((product) =>
+    outlivedVersions(index.versions(product), { rules, now }).map((name) => `${product}/${name}`),
+  );
+  if (outlived.length === 0) return [];
+  for (const place of outlived) places.delete(place);
+  const folderOf = (place: string) => realpath(join(imagesDir, place)).catch(() => '');
+  const kept = new Set(await Promise.all([...places].map(folderOf)));
+  const folders = await Promise.all(outlived.map(folderOf));
+  // What has gone meanwhile needs no mark.
+  return outlived.filter((_place, at) => folders[at] !== '' && !kept.has(folders[at] as string));
 }
 
 /** The products that have the alias `name`. @throws ServerError ALIAS_MISSING */

@@ -140,6 +140,7 @@ describe('the configuration', () => {
       [
         ['rescan', '0 0 1 1 *'],
         ['verify', ''],
+        ['prune', ''],
       ],
     );
   });
