@@ -26,7 +26,8 @@ export async function inTemporaryFolder<T>(use: (folder: string) => Promise<T>):
 
 async function removeFolder(folder: string): Promise<void> {
   try {
-    await rm(folder, { recursive: true, force: true });
+    // A daemon that is ended only after this may write there until it has lost its root.
+    await rm(folder, { recursive: true, force: true, maxRetries: 20, retryDelay: 20 });
   } catch {
     // A test has taken away rights that only root can do without.
     await outcome('chmod', ['-R', 'u+rwX', folder]);
