@@ -6,7 +6,14 @@ import type { MirrorState } from '../disk/mirror-states.js';
 import { ServerError } from '../errors.js';
 import type { Logger } from '../log.js';
 import type { Generation } from '../mirror/generation.js';
-import type { MirrorCheck, Progress, Replicator, SyncResult } from '../mirror/replicate.js';
+import type {
+  MirrorCheck,
+  NamedFile,
+  Progress,
+  Replicator,
+  Sent,
+  SyncResult,
+} from '../mirror/replicate.js';
 import { pauseAfter } from '../mirror/retry.js';
 import { nothingVerified, type Verified } from '../mirror/verify-mirror.js';
 import { createAlarm } from './alarm.js';
@@ -61,6 +68,14 @@ export interface MirrorWorker {
    * @throws ServerError as {@link Replicator.sync}; the worker goes on trying.
    */
   sync(request?: SyncRequest): Promise<SyncResult>;
+  /** As {@link Replicator.holds}. */
+  holds(file: NamedFile): boolean;
+  /** As {@link Replicator.sample}. */
+  sample(): NamedFile | undefined;
+  /** Has the mirror looked at where nothing is known of it, though its hour has not come: its manifest, as a rule. */
+  recall(): void;
+  /** The mirror may be other than is known: it is looked at now, and mended when it may be. */
+  doubt(): void;
   /** Reads the mirror back. @throws ServerError as {@link Replicator.verify}. */
   verify(request: CheckRequest): Promise<MirrorCheck>;
   status(): Omit<MirrorStatus, 'name' | 'url' | 'remote' | 'schedule'>;
@@ -79,6 +94,8 @@ const hour = 3_600_000;
 const secondLook = 30_000;
 /** For how long a verification reads at least before it makes way, in milliseconds: it begins with a look at all. */
 const shortestRead = 10_000;
+/** How long after a look out of hours that has failed there is no other, in milliseconds. */
+const lookPause = 300_000;
 /** Waits for a time of the clock on the wall are cut, for it may be set; in milliseconds. */
 const longestWait = 600_000;
 
@@ -106,6 +123,9 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
   let isDoubtful = false;
   let inspectAt = 0;
   let hasLost = false;
+  /** Whether a look out of hours is under way, or waits for its turn; and when the next may be. */
+  let isLooking = false;
+  let lookAt = 0;
   /** Milliseconds since 1970; the others are of `performance.now()`. */
   let removeAt = Infinity;
   let retryAt: number | undefined;
@@ -143,6 +163,16 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
       const result = waiters.wait(request, request.signal);
       retry();
       return await result;
+    },
+    holds: replicator.holds,
+    sample: replicator.sample,
+    recall() {
+      if (newest() !== undefined && !replicator.isSure()) lookOutOfHours();
+    },
+    doubt() {
+      replicator.doubt();
+      doubt();
+      lookOutOfHours();
     },
     verify,
     status,
@@ -212,7 +242,8 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
     try {
       const current = () => newest() ?? wanted;
       const { signal } = ongoing;
-      const result = await replicator.sync(current, { signal, inspect, takeOver, onProgress });
+      const settings = { signal, inspect, takeOver, onProgress, onSending: count };
+      const result = await replicator.sync(current, settings);
       if (inspect) inspectAt = performance.now() + inspectEvery;
       isDoubtful = false;
       succeeded(result, Math.round(performance.now() - began));
@@ -262,7 +293,10 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
     if (isWaiting) makeWay();
     const signals = [ongoing.signal, leaving.signal, ...(signal ? [signal] : [])];
     try {
-      const settings = { signal: AbortSignal.any(signals), repair, verified, onProgress: note };
+      const settings = {
+        ...{ signal: AbortSignal.any(signals), repair, verified },
+        ...{ onProgress: note, onSending: count },
+      };
       const check = await replicator.verify(() => newest() ?? wanted, settings);
       if (check.sync === undefined && check.damage.length > 0) doubt();
       else isDoubtful = false;
@@ -286,6 +320,34 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
     alarm.wake();
   }
 
+  /** Without hours of its own a sync does that. */
+  function lookOutOfHours(): void {
+    if (!scheduled || isLooking || performance.now() < lookAt) return;
+    isLooking = true;
+    void turns.take(async () => {
+      await lookNow();
+      isLooking = false;
+    });
+  }
+
+  async function lookNow(): Promise<void> {
+    const wanted = newest();
+    if (wanted === undefined || ending.signal.aborted) return;
+    ongoing = new AbortController();
+    try {
+      await replicator.recall(() => newest() ?? wanted, { signal: ongoing.signal });
+      if (!isLacking()) {
+        isDoubtful = false;
+        behindSince = undefined;
+      }
+      onChange();
+    } catch (err) {
+      lookAt = performance.now() + lookPause;
+      // Its hour will tell, and tries again.
+      if (!ending.signal.aborted) log.debug({ mirror: name, err }, 'cannot look at the mirror');
+    }
+  }
+
   function begin(what: 'syncing' | 'verifying'): void {
     // A signal of its own: one that lives for years would gather listeners.
     ongoing = new AbortController();
@@ -298,6 +360,12 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
     if (now.stage !== progress?.stage) meter.note(-1);
     progress = now;
     meter.note(now.bytes.done);
+  }
+
+  /** As it happens: a long transfer shows, and so does what was sent before a failure. */
+  function count({ files, bytes }: Sent): void {
+    counts.files += files;
+    counts.bytes += bytes;
   }
 
   function end(): void {
@@ -314,8 +382,6 @@ export function createMirrorWorker(options: MirrorWorkerOptions): MirrorWorker {
     else if (isNews) log.info(fields, 'the mirror is up to date');
     else log.debug(fields, 'the mirror is up to date');
     counts.syncs += 1;
-    counts.files += sent.files;
-    counts.bytes += sent.bytes;
     failures = 0;
     failure = undefined;
     isStopped = false;

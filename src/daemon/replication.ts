@@ -11,7 +11,12 @@ import { ServerError } from '../errors.js';
 import type { Logger } from '../log.js';
 import type { Generation } from '../mirror/generation.js';
 import type { Mirror } from '../mirror/mirror.js';
-import { createReplicator, type MirrorCheck, type SyncResult } from '../mirror/replicate.js';
+import {
+  createReplicator,
+  type MirrorCheck,
+  type NamedFile,
+  type SyncResult,
+} from '../mirror/replicate.js';
 import { withRetry } from '../mirror/retry.js';
 import { createSftpMirror } from '../mirror/sftp.js';
 import { acceptHostKey, type ShownKey, showHostKey } from '../mirror/trust.js';
@@ -61,6 +66,12 @@ export interface Replication {
   showKey(name: string, options: { signal?: AbortSignal }): Promise<ShownKey>;
   /** Takes a host key for the right one. @throws ServerError USAGE, or as {@link acceptHostKey}. */
   trust(name: string, options: { fingerprint: string; signal?: AbortSignal }): Promise<void>;
+  /** Whether a mirror has just that file, for sure. One look-up; `false` for an unknown name. */
+  holds(name: string, file: NamedFile): boolean;
+  /** As {@link MirrorWorker.sample}, {@link MirrorWorker.recall} and {@link MirrorWorker.doubt}, of the one so called. */
+  sample(name: string): NamedFile | undefined;
+  recall(name: string): void;
+  doubt(name: string): void;
   state(): MirrorStatus[];
   /** The part of the state that is cheap to ask for again and again. */
   activity(): MirrorActivity[];
@@ -116,6 +127,10 @@ export function createReplication(options: ReplicationOptions): Replication {
       await acceptHostKey(config, given);
       worker.retry();
     },
+    holds: (name, file) => members.get(name)?.worker.holds(file) ?? false,
+    sample: (name) => members.get(name)?.worker.sample(),
+    recall: (name) => members.get(name)?.worker.recall(),
+    doubt: (name) => members.get(name)?.worker.doubt(),
     state: () => [...members.values()].map(statusOf),
     activity: () =>
       [...members.values()].map(({ config: { name }, worker }) => ({ name, ...worker.activity() })),

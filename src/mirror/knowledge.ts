@@ -69,3 +69,54 @@ export function createLagMeter(
     return last.lag;
   };
 }
+
+/** A file by its name and its content. */
+export interface NamedFile {
+  /** Relative to the root. */
+  path: string;
+  /** 64 lower-case hexadecimal digits. */
+  sha256: string;
+  /** Bytes. */
+  size: number;
+}
+
+/** Whether the mirror has been looked at, and nothing is in doubt since. */
+export function isSure({ present, isDoubtful }: Knowledge): boolean {
+  return present !== undefined && !isDoubtful;
+}
+
+/** Whether just that content is there under its name, for sure. */
+export function holds(knowledge: Knowledge, { path, sha256, size }: NamedFile): boolean {
+  const { present, unsure, isDoubtful } = knowledge;
+  const entry = present?.entries.get(path);
+  if (isDoubtful || entry?.sha256 === undefined || unsure.has(path)) return false;
+  return entry.sha256 === sha256 && entry.size === size;
+}
+
+/** How many entries one call passes over at most: thousands may have a content that is not known. */
+const longestSearch = 100;
+
+/** A function that gives one file after the other of those that are there for sure, round and round. */
+export function createSampler(knowledge: Knowledge): () => NamedFile | undefined {
+  let of: Present | undefined;
+  let entries: Iterator<[string, Entry]> = [].values();
+  return () => {
+    const { present } = knowledge;
+    if (present === undefined || present.entries.size === 0) return undefined;
+    for (let tries = 0; tries < longestSearch; tries += 1) {
+      let next = of === present ? entries.next() : { done: true as const, value: undefined };
+      if (next.done) {
+        // It follows what is added and removed meanwhile.
+        entries = present.entries.entries();
+        of = present;
+        next = entries.next();
+      }
+      if (next.done) return undefined;
+      const [path, { size, sha256, since }] = next.value;
+      // What waits to be removed may be gone at the next moment.
+      if (sha256 === undefined || since !== undefined) continue;
+      if (holds(knowledge, { path, sha256, size })) return { path, sha256, size };
+    }
+    return undefined;
+  };
+}

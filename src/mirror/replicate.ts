@@ -9,7 +9,15 @@ import { ServerError } from '../errors.js';
 import { checkApart } from './apart.js';
 import { checkFiles } from './check-files.js';
 import type { Generation } from './generation.js';
-import { createKnowledge, createLagMeter, type Knowledge } from './knowledge.js';
+import {
+  createKnowledge,
+  createLagMeter,
+  createSampler,
+  holds,
+  isSure,
+  type Knowledge,
+  type NamedFile,
+} from './knowledge.js';
 import { look, tidy } from './look.js';
 import { createManifestStore } from './manifest-store.js';
 import type { Progress } from './progress.js';
@@ -22,13 +30,15 @@ import {
   createWork,
   isOld,
   type ReplicatorOptions,
+  type Sent,
   type Work,
   type WorkSettings,
   writeRecord,
 } from './work.js';
 
+export type { NamedFile } from './knowledge.js';
 export type { Progress } from './progress.js';
-export type { ReplicatorOptions } from './work.js';
+export type { ReplicatorOptions, Sent } from './work.js';
 
 export interface SyncOptions {
   signal?: AbortSignal;
@@ -36,6 +46,8 @@ export interface SyncOptions {
   inspect?: boolean;
   /** Is told of every step. */
   onProgress?: (progress: Progress) => void;
+  /** Is told of what was sent since the last call, also where the sync fails later. */
+  onSending?: (sent: Sent) => void;
   /** Take over a mirror of another master. Default: no. */
   takeOver?: boolean;
 }
@@ -61,6 +73,8 @@ export interface VerifyOptions {
   verified?: Verified;
   /** Is told of every step. */
   onProgress?: (progress: Progress) => void;
+  /** As {@link SyncOptions.onSending}. */
+  onSending?: (sent: Sent) => void;
 }
 
 /** What was found on a mirror. */
@@ -95,6 +109,26 @@ export interface Replicator {
    * nothing is. Costs nothing while nothing changes.
    */
   lag(generation: Generation): number | undefined;
+
+  /**
+   * Learns what the mirror has: from its manifest where nothing is known yet, and from its tree where that does not
+   * fit or is in doubt. Changes nothing. Not at the same time as a sync.
+   *
+   * @throws ServerError as {@link Replicator.sync} does.
+   */
+  recall(newest: () => Generation, options?: { signal?: AbortSignal }): Promise<void>;
+
+  /**
+   * Whether just that content is there under its name, as far as is known: not while the tree is in doubt, nor while
+   * the name is given to another file. One look-up.
+   */
+  holds(file: NamedFile): boolean;
+  /** One of the files that it holds, another at each call; `undefined` where it holds none. */
+  sample(): NamedFile | undefined;
+  /** The tree may be other than is known: until the next look it holds nothing for sure. */
+  doubt(): void;
+  /** Whether it has been looked at, and nothing is in doubt since. */
+  isSure(): boolean;
 }
 
 export function createReplicator(options: ReplicatorOptions): Replicator {
@@ -118,6 +152,16 @@ export function createReplicator(options: ReplicatorOptions): Replicator {
       return { ...found, repaired: true, sync };
     },
     lag: createLagMeter(knowledge),
+    async recall(newest, settings = {}) {
+      if (isSure(knowledge)) return;
+      await look(begin(newest, settings), newest(), { inspect: false });
+    },
+    holds: (file) => holds(knowledge, file),
+    sample: createSampler(knowledge),
+    doubt() {
+      knowledge.isDoubtful = true;
+    },
+    isSure: () => isSure(knowledge),
   };
 }
 

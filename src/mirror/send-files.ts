@@ -10,7 +10,7 @@ import { resumeWindow } from './mirror.js';
 import { stagingFolder, stagingPath } from './names.js';
 import { folderOf } from './paths.js';
 import { stageDocument } from './publish-documents.js';
-import { bringContent } from './send.js';
+import { bringContent, type SendOptions } from './send.js';
 import { allDone, createBudget } from './together.js';
 import { isOld, makeFolder, makeOwnFolder, syncFolders, type Work, writeRecord } from './work.js';
 
@@ -76,7 +76,7 @@ async function sendFile(
   file: Sending,
   { present, onSent, signal, sync }: Context & { signal: AbortSignal; sync: boolean },
 ): Promise<void> {
-  const { mirror, openSource, knowledge, meter, left } = work;
+  const { mirror, openSource, knowledge, meter, left, onSending } = work;
   const { path, size, sha256 } = file;
   const folder = folderOf(path);
   const making = makeFolder(work, folder);
@@ -84,7 +84,10 @@ async function sendFile(
     const staged = left.get(sha256);
     left.delete(sha256);
     const onLost = (from: string) => note(knowledge, from, undefined);
-    const settings = { openSource, signal, staged, onBytes: meter.move, onLost };
+    const settings: SendOptions = {
+      ...{ openSource, signal, staged, onLost, onBytes: meter.move },
+      onSent: (bytes) => onSending({ files: 0, bytes }),
+    };
     const bringing = bringContent(mirror, file, settings);
     await allDone([bringing, making]);
     onSent({ files: 0, bytes: await bringing });
@@ -99,6 +102,7 @@ async function sendFile(
     present.held.delete(sha256);
     note(knowledge, path, { size, sha256 });
     onSent({ files: 1, bytes: 0 });
+    onSending({ files: 1, bytes: 0 });
   }
   meter.move(0, 1);
 }

@@ -25,6 +25,8 @@ export interface SendOptions {
   onLost?(path: string): void;
   /** Called with the number of bytes that need not be sent any more. */
   onBytes(count: number): void;
+  /** Called with the number of bytes that have gone over the line; those that go again count again. */
+  onSent?(bytes: number): void;
 }
 
 /**
@@ -103,8 +105,9 @@ async function isWhole(
 async function sendOnce(
   mirror: Mirror,
   { path, sha256 }: Sending,
-  { source, resume, signal, onBytes }: SendOptions & { source: Source; resume: boolean },
+  options: SendOptions & { source: Source; resume: boolean },
 ): Promise<number | undefined> {
+  const { source, resume, signal, onBytes, onSent = () => {} } = options;
   const staged = stagingPath(sha256);
   const { read, digest } = hashing(source);
   let counted = 0;
@@ -112,7 +115,15 @@ async function sendOnce(
     counted += bytes;
     onBytes(bytes);
   };
-  const settings: PutOptions = { resume, onStart: count, onBytes: count };
+  const settings: PutOptions = {
+    resume,
+    onStart: count,
+    onBytes(bytes) {
+      count(bytes);
+      // What is less than nothing is what will be sent again.
+      if (bytes > 0) onSent(bytes);
+    },
+  };
   if (signal !== undefined) settings.signal = signal;
   const { start, sent } = await mirror.put({ size: source.size, read }, staged, settings);
   // What was sent whole has been hashed on its way; for what was continued only the mirror can tell.

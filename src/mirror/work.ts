@@ -43,6 +43,7 @@ export interface Work extends Omit<ReplicatorOptions, 'master' | 'cache' | 'log'
   signal: { signal?: AbortSignal };
   takeOver: boolean;
   meter: ProgressMeter;
+  onSending: (sent: Sent) => void;
   /** Folders that are there, or are being made. */
   folders: Map<string, Promise<void>>;
   /** Documents that are in the staging folder, or on their way, by their SHA-256. */
@@ -51,15 +52,23 @@ export interface Work extends Omit<ReplicatorOptions, 'master' | 'cache' | 'log'
   left: Map<string, number>;
 }
 
+/** Files that have got their names, and bytes of files that have gone over the line. */
+export interface Sent {
+  files: number;
+  bytes: number;
+}
+
 export interface WorkSettings {
   signal?: AbortSignal;
   takeOver?: boolean;
   onProgress?: (progress: Progress) => void;
+  /** Is told of what was sent since the last call, also where the work fails later. */
+  onSending?: (sent: Sent) => void;
 }
 
 export function createWork(
   shared: Pick<Work, 'store' | 'knowledge' | 'newest'> & ReplicatorOptions,
-  { signal, takeOver = false, onProgress }: WorkSettings,
+  { signal, takeOver = false, onProgress, onSending = () => {} }: WorkSettings,
 ): Work {
   // Every operation under way listens.
   if (signal !== undefined) setMaxListeners(0, signal);
@@ -68,6 +77,7 @@ export function createWork(
     signal: signal === undefined ? {} : { signal },
     takeOver,
     meter: createMeter(onProgress),
+    onSending,
     folders: new Map(),
     documents: new Map(),
     left: new Map(),

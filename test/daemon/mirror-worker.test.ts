@@ -33,6 +33,10 @@ interface Call {
 interface Setup {
   calls: Call[];
   checks: VerifyOptions[];
+  /** When it was only looked at. */
+  looks: number[];
+  /** Whether such looks fail. */
+  blind(now: boolean): void;
   worker: ReturnType<typeof createMirrorWorker>;
   /** The last call, which goes on. */
   current(): Call;
@@ -56,6 +60,9 @@ function setUp(
   const checks: VerifyOptions[] = [];
   let newest = generation ?? undefined;
   let hangs = false;
+  const looks: number[] = [];
+  let isSure = false;
+  let isBlind = false;
   const replicator: Replicator = {
     sync: (wanted, given = {}) =>
       new Promise((resolve, reject) => {
@@ -81,6 +88,18 @@ function setUp(
       return { files: 1, bytes: 1, damage, extra: [], repaired: false } as MirrorCheck;
     },
     lag: () => 7,
+    async recall(_wanted, { signal } = {}) {
+      looks.push(performance.now());
+      signal?.throwIfAborted();
+      if (isBlind) throw down();
+      isSure = true;
+    },
+    holds: () => isSure,
+    sample: () => undefined,
+    doubt() {
+      isSure = false;
+    },
+    isSure: () => isSure,
   };
   const { log, events } = memoryLog();
   const worker = createMirrorWorker({
@@ -94,6 +113,10 @@ function setUp(
   return {
     calls,
     checks,
+    looks,
+    blind(now) {
+      isBlind = now;
+    },
     worker,
     current: () => calls.at(-1) as Call,
     hang(now) {
@@ -136,6 +159,7 @@ describe('a mirror', () => {
       generation: one.id,
       synced,
       lag: { versions: 0, seconds: 0 },
+      counts: { files: 0, bytes: 0, syncs: 1, failures: 0 },
     });
     publish(two);
     await pass(1);
@@ -551,6 +575,68 @@ describe('somebody who asks', () => {
     await pass(1);
     await worker.close();
     await refused;
+  });
+});
+
+describe('what is sent to a mirror, and known of it', () => {
+  test('counts what is sent as it is sent, also where that fails in the end', async (t) => {
+    const { current, worker, pass } = setUp(t);
+    await pass(1);
+    current().options.onSending?.({ files: 0, bytes: 300 });
+    assert.deepEqual(worker.status().counts, { files: 0, bytes: 300, syncs: 0, failures: 0 });
+    current().options.onSending?.({ files: 1, bytes: 0 });
+    current().fail(down());
+    await pass(1);
+    assert.deepEqual(worker.status().counts, { files: 1, bytes: 300, syncs: 0, failures: 1 });
+    await pass(minute);
+    current().succeed({ sent: { files: 9, bytes: 9 } });
+    await pass(1);
+    assert.deepEqual(worker.status().counts, { files: 1, bytes: 300, syncs: 1, failures: 1 });
+  });
+
+  test('that is in doubt is looked at closely and mended at once', async (t) => {
+    const { calls, current, worker, looks, pass } = setUp(t);
+    await pass(1);
+    current().succeed();
+    await pass(1);
+    worker.doubt();
+    await pass(1);
+    assert.equal(calls.length, 2);
+    assert.equal(current().options.inspect, true);
+    assert.equal(looks.length, 0, 'the sync looks');
+  });
+
+  test('with hours of its own is only looked at meanwhile: where nothing is known, and in doubt', async (t) => {
+    const { calls, worker, looks, pass } = setUp(t, { scheduled: true });
+    await pass(1);
+    worker.recall();
+    worker.recall();
+    await pass(1);
+    assert.equal(looks.length, 1);
+    worker.recall();
+    await pass(1);
+    assert.equal(looks.length, 1, 'it is known by now');
+    worker.doubt();
+    await pass(1);
+    assert.equal(looks.length, 2);
+    assert.equal(calls.length, 0);
+  });
+
+  test('that cannot be looked at out of hours is left alone for five minutes', async (t) => {
+    const { worker, looks, blind, logged, pass } = setUp(t, { scheduled: true });
+    blind(true);
+    worker.recall();
+    await pass(1);
+    worker.recall();
+    await pass(4 * minute);
+    worker.recall();
+    await pass(1);
+    assert.equal(looks.length, 1);
+    await pass(minute);
+    worker.recall();
+    await pass(1);
+    assert.equal(looks.length, 2);
+    assert.deepEqual(logged(), []);
   });
 });
 
