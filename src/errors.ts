@@ -112,3 +112,30 @@ export function systemText(error: unknown): string {
   if (code !== undefined) return systemTexts[code] ?? code;
   return error instanceof Error ? error.message : String(error);
 }
+
+const networkTexts: Record<string, string> = {
+  ENOTFOUND: 'no such host',
+  EAI_AGAIN: 'the name servers do not answer',
+  ECONNREFUSED: 'connection refused',
+  ECONNRESET: 'the connection was cut',
+  EPIPE: 'the connection was cut',
+  EHOSTUNREACH: 'no route to the host',
+  ENETUNREACH: 'no route to the network',
+  ETIMEDOUT: 'no answer',
+};
+
+/** What an error of a connection says in plain words: `connection refused`. */
+export function networkText(error: unknown): string {
+  const first = firstOf(error);
+  return networkTexts[systemCode(first) ?? ''] ?? systemText(first);
+}
+
+/** The {@link systemCode} of an error of a connection. */
+export function networkCode(error: unknown): string | undefined {
+  return systemCode(firstOf(error));
+}
+
+/** Of several addresses of one host that were tried, the first tells. */
+function firstOf(error: unknown): unknown {
+  return error instanceof AggregateError ? (error.errors[0] ?? error) : error;
+}

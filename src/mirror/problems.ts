@@ -1,5 +1,5 @@
 /** What SFTP and SSH report, as errors of ours. Pure. */
-import { ServerError, systemCode, systemText } from '../errors.js';
+import { networkCode, networkText, ServerError } from '../errors.js';
 
 /** Status codes of the SFTP draft, version 3 (draft-ietf-secsh-filexfer-02, section 7). */
 export const status = {
@@ -114,21 +114,10 @@ const networkHints: Record<string, string> = {
   ETIMEDOUT: 'check network and firewall',
 };
 
-const networkTexts: Record<string, string> = {
-  ENOTFOUND: 'no such host',
-  EAI_AGAIN: 'the name servers do not answer',
-  ECONNREFUSED: 'connection refused',
-  ECONNRESET: 'the connection was cut',
-  EPIPE: 'the connection was cut',
-  EHOSTUNREACH: 'no route to the host',
-  ENETUNREACH: 'no route to the network',
-  ETIMEDOUT: 'no answer',
-};
-
 /** A connection that cannot be made or is lost. */
 export function down(mirror: string, why: string, cause?: unknown): ServerError {
-  const code = systemCode(cause) ?? '';
-  const reason = networkTexts[code] ?? (cause === undefined ? '' : systemText(cause));
+  const code = networkCode(cause) ?? '';
+  const reason = cause === undefined ? '' : networkText(cause);
   return new ServerError(
     'MIRROR_DOWN',
     `Mirror ${mirror}: ${why}${reason === '' ? '' : `: ${reason}`}`,

@@ -4,7 +4,7 @@ import { type LookupAddress, lookup as lookUpName } from 'node:dns';
 import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { isIP, type LookupFunction } from 'node:net';
 import { connect as connectTls, type TLSSocket } from 'node:tls';
-import { ServerError, systemCode, systemText } from '../../../errors.js';
+import { networkText, ServerError } from '../../../errors.js';
 import { mayConnect } from './addresses.js';
 import { chunksOf, textOf } from './body.js';
 
@@ -170,7 +170,7 @@ async function connect(connection: Connection): Promise<TLSSocket> {
   } catch (error) {
     socket.destroy();
     if (signal.aborted) throw signal.reason;
-    throw cannotConnect(url, connectionText(error), error);
+    throw cannotConnect(url, networkText(error), error);
   }
 }
 
@@ -236,7 +236,7 @@ async function get(
   } catch (cause) {
     socket.destroy();
     signal.throwIfAborted();
-    const why = connectionText(cause);
+    const why = networkText(cause);
     throw new ServerError('IO', `The source ${url.origin} does not answer: ${why}`, { cause });
   } finally {
     clearTimeout(timer);
@@ -277,20 +277,6 @@ function named({ headers }: IncomingMessage): string | undefined {
 
 function sha256(bytes: Uint8Array): string {
   return createHash('sha256').update(bytes).digest('hex');
-}
-
-const connectionTexts: Record<string, string> = {
-  ECONNREFUSED: 'the connection was refused',
-  ECONNRESET: 'the connection was closed',
-  EHOSTUNREACH: 'there is no way to this host',
-  ENETUNREACH: 'there is no way to this network',
-  ENOTFOUND: 'there is no host of this name',
-  ETIMEDOUT: 'it does not answer',
-};
-
-function connectionText(error: unknown): string {
-  const [first] = error instanceof AggregateError ? error.errors : [];
-  return connectionTexts[systemCode(first ?? error) ?? ''] ?? systemText(first ?? error);
 }
 
 function cannotConnect({ origin }: URL, why: string, cause?: unknown): ServerError {
