@@ -20,8 +20,15 @@ export function lagText({ lag, state }: Pick<MirrorStatus, 'lag' | 'state'>): st
   return state === 'unknown' ? '?' : '-';
 }
 
-export function failureText({ message, hint }: NonNullable<MirrorStatus['failure']>): string {
+export function failureText({ message, hint }: { message: string; hint?: string }): string {
   return hint === undefined ? message : `${message}; ${hint}`;
+}
+
+/** Why no clients are sent to a mirror that should get some; `undefined` where nothing is wrong. */
+export function servingText(serving: MirrorStatus['serving']): string | undefined {
+  if (serving?.state !== 'failing') return undefined;
+  const why = serving.failure === undefined ? 'it does not answer' : failureText(serving.failure);
+  return `gets no clients: ${why}`;
 }
 
 /** `12 of 40 files, 93.1 MiB/s, 12.0 s left` */

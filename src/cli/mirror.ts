@@ -10,7 +10,7 @@ import { callDaemon } from '../server/control-client.js';
 import type { Command } from './command.js';
 import { callDaemonOrSelf } from './daemon.js';
 import { counted, formatAge, formatBytes, formatTable } from './format.js';
-import { aboutWork, failureText, lagText, remoteText } from './mirror-text.js';
+import { aboutWork, failureText, lagText, remoteText, servingText } from './mirror-text.js';
 import { mirrorOf, noMirrors, withMirrorProgress } from './mirror-work.js';
 
 type Colors = ReturnType<typeof picocolors.createColors>;
@@ -65,9 +65,11 @@ function listText(
   ]);
   const head = ['MIRROR', 'STATE', 'BEHIND', 'IN SYNC', 'NEXT TRY', 'GENERATION'];
   const [heading = '', ...lines] = formatTable([head, ...rows]).split('\n');
-  const about = mirrors.flatMap(({ name, work, failure }) => [
+  const about = mirrors.flatMap(({ name, work, failure, serving }) => [
     ...(work ? [`${name}: ${work.stage}: ${aboutWork(work)}`] : []),
-    ...(failure ? [colors.yellow(`${name}: ${failureText(failure)}`)] : []),
+    ...[failure && failureText(failure), servingText(serving)].flatMap((fault) =>
+      fault ? [colors.yellow(`${name}: ${fault}`)] : [],
+    ),
   ]);
   const note = isOurs ? [] : [colors.yellow('the daemon is not running; this is how they were')];
   return [colors.bold(heading), ...lines, ...about, ...note].join('\n');

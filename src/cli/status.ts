@@ -8,7 +8,7 @@ import { callDaemon } from '../server/control-client.js';
 import type { Command } from './command.js';
 import { counted, formatAge, formatBytes, formatDuration, wrap } from './format.js';
 import { describe, readImages } from './list.js';
-import { aboutWork, failureText, lagText } from './mirror-text.js';
+import { aboutWork, failureText, lagText, servingText } from './mirror-text.js';
 
 interface Catalogue {
   products: number;
@@ -165,7 +165,7 @@ function mirrorRows(
   { now, colors }: Pick<StatusTextOptions, 'now' | 'colors'>,
 ): string[] {
   const lines = mirrors.flatMap((mirror) => {
-    const { name, state, synced, work, failure, next } = mirror;
+    const { name, state, synced, work, failure, next, serving } = mirror;
     const parts = [
       state,
       state !== 'synced' && state !== 'unknown' && `behind: ${lagText(mirror)}`,
@@ -174,7 +174,8 @@ function mirrorRows(
       next !== undefined && `next try ${formatAge(next, now)}`,
     ];
     const text = `${name}: ${parts.filter(Boolean).join('; ')}`;
-    return failure === undefined ? [text] : [text, colors.yellow(failureText(failure))];
+    const faults = [failure && failureText(failure), servingText(serving)].filter(Boolean);
+    return [text, ...faults.map((fault) => colors.yellow(String(fault)))];
   });
   return lines.map((line, index) => row(index === 0 ? 'mirrors' : '', line));
 }

@@ -7,10 +7,12 @@ import type { Config } from '../config.js';
 import { acquireLock } from '../disk/lock.js';
 import { createPool } from '../disk/pool.js';
 import type { Logger } from '../log.js';
+import { ownWordHeader } from '../mirror/probe.js';
 import { createPipeline, type RunResult } from '../pipeline.js';
 import { createControlServer } from '../server/control.js';
 import { createServing } from '../server/following.js';
 import { createLocalServer, type LocalServer } from '../server/local.js';
+import { createSelfCheck } from '../server/self-check.js';
 import type { HttpService } from '../server/service.js';
 import { createCommands } from './commands.js';
 import { createJobs } from './jobs.js';
@@ -18,6 +20,7 @@ import { createJournal } from './journal.js';
 import { createLibrary, type KeptLibrary } from './library.js';
 import { createLookout, type Lookout } from './lookout.js';
 import { createDaemonApi } from './lxd-api.js';
+import { createRedirector } from './redirects.js';
 import { createReloader, type Reloader } from './reload.js';
 import { createReplication } from './replication.js';
 import { createReporter } from './report.js';
@@ -91,6 +94,8 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     log,
     onChange: reporter.mirrorsChanged,
   });
+  const selfCheck = createSelfCheck(ownWordHeader);
+  const redirects = createRedirector({ replication, ownWord: selfCheck.word, log });
   // Each is needed by those before it only once it is there.
   const parts: {
     library?: KeptLibrary;
@@ -118,11 +123,11 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     ...{ library, callers: trust, log },
   });
   // What is answered beside the published tree: over HTTPS, and to the nginx of this machine.
-  const services: readonly HttpService[] = [api.service];
+  const services: readonly HttpService[] = [selfCheck.service, api.service];
   const serving = createServing({ log, services });
   const graceMs = downloadsMs;
   const together = [
-    ...[runner.close, library.close, replication.close, api.close],
+    ...[runner.close, library.close, redirects.close, replication.close, api.close],
     ...[() => serving.close({ graceMs }), async () => parts.local?.close({ graceMs })],
   ];
   atEnd(() => Promise.all(together.map((end) => doEnd(end, log))));
@@ -148,12 +153,13 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     runner,
     pipeline,
     replication,
+    redirects,
     trust,
     library,
     api,
   });
   parts.reloader = reloader;
-  reporter.attach({ runner, serving, schedule, replication });
+  reporter.attach({ runner, serving, schedule, replication, redirects });
   const commands = createCommands({
     paths,
     reporter,
@@ -174,12 +180,13 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
   parts.local = await createLocalServer({ runDir: paths.run, services, log });
 
   await replication.apply(config);
+  await redirects.apply(config);
 
   const { changed: onChange, retry: onReturn } = runner;
   const lookout = await createLookout({ images: paths.images, onChange, onReturn, log });
   parts.lookout = lookout;
   atEnd(() => lookout.close());
-  reporter.attach({ runner, serving, schedule, replication, lookout });
+  reporter.attach({ runner, serving, schedule, replication, redirects, lookout });
   options.onHangup(() => {
     reloader.reload().catch((err: unknown) => {
       log.error({ err }, 'configuration refused; the old one stays');

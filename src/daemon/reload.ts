@@ -8,6 +8,7 @@ import type { Serving } from '../server/following.js';
 import { hoursOf } from './jobs.js';
 import type { KeptLibrary } from './library.js';
 import type { DaemonApi } from './lxd-api.js';
+import type { Redirector } from './redirects.js';
 import type { Replication } from './replication.js';
 import type { Reporter } from './report.js';
 import type { Runner } from './runner.js';
@@ -29,6 +30,7 @@ export interface ReloaderOptions {
   runner: Pick<Runner, 'changed'>;
   pipeline: Pick<Pipeline, 'configure'>;
   replication: Pick<Replication, 'apply'>;
+  redirects: Pick<Redirector, 'apply'>;
   trust: Pick<Trusting, 'refresh'>;
   library: Pick<KeptLibrary, 'configure'>;
   api: Pick<DaemonApi, 'follow'>;
@@ -60,6 +62,7 @@ export function createReloader(options: ReloaderOptions): Reloader {
     runner,
     pipeline,
     replication,
+    redirects,
     trust,
     library,
     api,
@@ -75,6 +78,7 @@ export function createReloader(options: ReloaderOptions): Reloader {
     await serving.apply(next);
     schedule.change(hoursOf(next));
     await replication.apply(next);
+    await redirects.apply(next);
     library.configure(next);
     await api.follow(next.server);
     // Somebody may have mended the file, or put another in its place.

@@ -4,6 +4,7 @@ import type { Problem } from '../catalog/tree.js';
 import type { Pool } from '../disk/pool.js';
 import type { RunResult } from '../pipeline.js';
 import type { Lookout } from './lookout.js';
+import type { Redirector } from './redirects.js';
 import type { Replication } from './replication.js';
 import type { RunActivity, Runner } from './runner.js';
 import type { Schedule } from './schedule.js';
@@ -33,6 +34,7 @@ export interface Sources {
   serving: { state: () => DaemonStatus['server'] };
   schedule: Pick<Schedule, 'state'>;
   replication: Pick<Replication, 'state'>;
+  redirects: Pick<Redirector, 'serving'>;
 }
 
 /** How far work is, for whoever asked for it. */
@@ -107,7 +109,7 @@ export function createReporter({ version, root, pool, manager }: ReporterOptions
     },
     status() {
       if (sources === undefined) throw new Error('the daemon has not started');
-      const { runner, lookout, serving, schedule, replication } = sources;
+      const { runner, lookout, serving, schedule, replication, redirects } = sources;
       const { products = 0, versions = 0, bytes: stored = 0, problems = [] } = last ?? {};
       const pending = runner.pending();
       return {
@@ -125,7 +127,7 @@ export function createReporter({ version, root, pool, manager }: ReporterOptions
         watching: lookout?.state() ?? { mode: 'events', folders: 0 },
         server: serving.state(),
         jobs: schedule.state(),
-        mirrors: replication.state(),
+        mirrors: replication.state().map((mirror) => withServing(mirror, redirects)),
         process: {
           memory: process.memoryUsage.rss(),
           longestPauseMs: Math.max(0, Math.round(pauses.max / 1e6) - resolution),
@@ -140,6 +142,11 @@ export function createReporter({ version, root, pool, manager }: ReporterOptions
     },
     line,
   };
+}
+
+function withServing(mirror: MirrorStatus, redirects: Sources['redirects']): MirrorStatus {
+  const serving = redirects.serving(mirror.name);
+  return { ...mirror, ...(serving && { serving }) };
 }
 
 function lineOf(

@@ -32,6 +32,7 @@ test('a status says of what settles when, and goes through the products once for
     serving: { state: () => ({ reason: 'none' }) },
     schedule: { state: () => [] },
     replication: { state: () => [] },
+    redirects: { serving: () => undefined },
   });
   const of = (path: string, code: Problem['code']) => ({ path, code, reason: 'r', cure: 'c' });
   reporter.ran(
