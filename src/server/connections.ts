@@ -96,7 +96,7 @@ function answerOnce(server: AnyServer, request: IncomingMessage, socket: Socket)
   server.emit('request', request, response);
 }
 
-/** An address as people write it: IPv4 also where it came in over IPv6. */
+/** An address as people write it: IPv4 also where it came in over IPv6, and without the zone of a link. */
 export function plainAddress(address: string | undefined): string {
-  return (address ?? '').replace(/^::ffff:(?=\d+\.)/i, '');
+  return (address ?? '').replace(/^::ffff:(?=\d+\.)/i, '').replace(/%.*$/s, '');
 }

@@ -7,6 +7,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import { setTimeout } from 'node:timers/promises';
 import type { Logger } from '../log.js';
 import { answerClientError, logRequests, offerUpgrades, trackConnections } from './connections.js';
+import { addressIn } from './forwarded.js';
 import { createOpenFiles } from './open-files.js';
 import { limitRequests } from './patience.js';
 import { failed, sendText } from './responses.js';
@@ -126,14 +127,14 @@ function visitorOf({ headers }: IncomingMessage): Visitor {
   const address = headers['x-real-ip'] ?? lastOf(headers['x-forwarded-for']);
   const certificate = certificateIn(headers['x-ssl-cert']?.toString());
   return {
-    address: address?.toString() ?? '',
+    address: addressIn(address?.toString()) ?? '',
     ...(certificate !== undefined && { certificate }),
   };
 }
 
 /** Those before it are what the client said. */
 function lastOf(forwardedFor: string | string[] | undefined): string | undefined {
-  return forwardedFor?.toString().split(',').at(-1)?.trim();
+  return forwardedFor?.toString().split(',').at(-1);
 }
 
 /** What nginx's `$ssl_client_escaped_cert` holds. */

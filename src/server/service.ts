@@ -8,6 +8,11 @@ import type { Exchange } from './responses.js';
 export interface Visitor {
   /** IP address; '' where it is not known. */
   address: string;
+  /**
+   * The address is a proxy's, for somebody who is not known: it says nothing of how near whoever asks is. Also where
+   * the request only looks like that of a proxy.
+   */
+  forwarded?: true;
   /** DER of the client certificate that was shown; whether it is worth anything is not said. */
   certificate?: Uint8Array | 'unreadable';
 }
