@@ -37,6 +37,15 @@ export interface Documents {
   get(name: DocumentName): Promise<DocumentState>;
 }
 
+/** What `images.json` says of the file at `path`, relative to the root; `undefined` where it does not name it. */
+export async function publishedFile(
+  documents: Documents,
+  path: string,
+): Promise<PublishedFile | undefined> {
+  const document = await documents.get('images.json');
+  return typeof document === 'string' ? undefined : document.files.get(path);
+}
+
 export interface DocumentsOptions {
   /** The folder of the documents. */
   dir: string;

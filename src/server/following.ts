@@ -5,7 +5,7 @@ import { ServerError } from '../errors.js';
 import type { Logger } from '../log.js';
 import { type CertificatePair, readCertificate } from './certificate.js';
 import { parseListen } from './listen.js';
-import { createImageServer, type ImageServer } from './server.js';
+import { createImageServer, type ImageServer, type ImageServerOptions } from './server.js';
 import type { HttpService } from './service.js';
 
 /** What the server needs of the configuration. */
@@ -20,6 +20,10 @@ export interface ServingOptions {
   log: Logger;
   /** What it answers beside the published tree. Default: nothing. */
   services?: readonly HttpService[];
+  /** As those of {@link ImageServerOptions}. */
+  redirects?: ImageServerOptions['redirects'];
+  trustedProxies?: ImageServerOptions['trustedProxies'];
+  documents?: ImageServerOptions['documents'];
   /** How long connections to an address that is given up may go on, in milliseconds. Default: an hour. */
   retireMs?: number;
 }
@@ -46,11 +50,8 @@ interface Current {
 }
 
 /** Makes what serves from the first {@link Serving.apply} on. */
-export function createServing({
-  log,
-  services = [],
-  retireMs = 3_600_000,
-}: ServingOptions): Serving {
+export function createServing({ retireMs = 3_600_000, ...options }: ServingOptions): Serving {
+  const { log } = options;
   let current: Current | undefined;
   let reason = 'it has not started yet';
   const retired = new Map<ImageServer, Promise<void>>();
@@ -132,8 +133,7 @@ export function createServing({
     const server = await createImageServer({
       ...{ listen, root, imagesDir, streamsDir },
       certificate,
-      log,
-      services,
+      ...options,
     });
     log.info({ url: server.url }, 'serving');
     return { server, config, certificate };

@@ -1,12 +1,20 @@
 /**
  * What anyone may read: the two documents, the image files and the catalogue page.
  */
+import type { IncomingMessage } from 'node:http';
 import { relative, sep } from 'node:path';
 import { ServerError } from '../errors.js';
 import { acceptsGzip } from './conditions.js';
-import type { Documents, PublishedFile, StreamDocument } from './documents.js';
+import {
+  type Documents,
+  type PublishedFile,
+  publishedFile,
+  type StreamDocument,
+} from './documents.js';
 import { type OpenFile, openInside } from './image-files.js';
+import { hasFile, locate, sendRedirect } from './image-redirects.js';
 import type { OpenFiles } from './open-files.js';
+import type { Redirects } from './redirects.js';
 import { type DocumentName, parseRequestPath } from './request-path.js';
 import {
   type Content,
@@ -24,6 +32,10 @@ export interface PublicTreeOptions {
   imagesDir: string;
   documents: Documents;
   files: OpenFiles;
+  /** Where clients are sent for image files. Default: nowhere. */
+  redirects?: Redirects | undefined;
+  /** The IP address of whoever asks; '' where it is not known. */
+  clientOf: (request: IncomingMessage) => string;
 }
 
 /** Answers one GET or HEAD. */
@@ -137,19 +149,23 @@ function documentContent(document: StreamDocument, form: DocumentForm, size: num
 }
 
 async function answerImage(tree: Tree, exchange: Exchange, path: string): Promise<void> {
+  if (await redirected(tree, exchange, [...tree.imagesPrefix, path].join('/'))) return;
   await withFile(tree, exchange, { dir: tree.imagesDir, path }, async (file) => {
     if (file === undefined) return notFound(exchange);
-    const published = await publishedFile(tree, [...tree.imagesPrefix, path].join('/'));
+    const published = await publishedFile(tree.documents, [...tree.imagesPrefix, path].join('/'));
     return sendFile(exchange, { ...file, content: imageContent(file, published) });
   });
 }
 
-async function publishedFile(
-  { documents }: Tree,
-  path: string,
-): Promise<PublishedFile | undefined> {
-  const document = await documents.get('images.json');
-  return typeof document === 'string' ? undefined : document.files.get(path);
+/** Whether the client was sent to a mirror. One that has the file already is told so here. */
+async function redirected(tree: Tree, exchange: Exchange, path: string): Promise<boolean> {
+  const { documents, redirects, clientOf } = tree;
+  if (redirects === undefined) return false;
+  const { request } = exchange;
+  const place = await locate({ path, client: clientOf(request) }, { documents, redirects });
+  if (place === undefined || hasFile(request, place.sha256)) return false;
+  sendRedirect(exchange, place.url);
+  return true;
 }
 
 const imageHeaders = { ...fileHeaders, 'Content-Type': 'application/octet-stream' };

@@ -43,6 +43,15 @@ export function parseRequestPath(
   return pageOf(segments) ?? documentOf(segments) ?? imageOf(segments, imagesPrefix);
 }
 
+/** Whether a target lies below the URL path of the images, be it that nothing is served there. */
+export function isBelow(target: string, imagesPrefix: readonly string[]): boolean {
+  const segments = decodedSegments(target) ?? [];
+  return (
+    segments.length > imagesPrefix.length &&
+    imagesPrefix.every((wanted, index) => segments[index] === wanted)
+  );
+}
+
 function decodedSegments(target: string): string[] | undefined {
   const path = target.replace(origin, '').replace(/[?#].*$/s, '');
   if (path !== '' && !path.startsWith('/')) return undefined;

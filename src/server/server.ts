@@ -10,18 +10,14 @@ import { createSecureContext, type TLSSocket } from 'node:tls';
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import { ServerError } from '../errors.js';
 import type { Logger } from '../log.js';
-import {
-  answerClientError,
-  logRequests,
-  offerUpgrades,
-  plainAddress,
-  trackConnections,
-} from './connections.js';
-import { createDocuments } from './documents.js';
+import { answerClientError, logRequests, offerUpgrades, trackConnections } from './connections.js';
+import { createDocuments, type Documents } from './documents.js';
+import { createForwarded, type Origin } from './forwarded.js';
 import { capacityOf, listenOn, parseListen, urlOf } from './listen.js';
 import { createOpenFiles, type OpenFiles } from './open-files.js';
 import { limitRequests, type Patience } from './patience.js';
 import { createPublicTree, type PublicTree } from './public-tree.js';
+import type { Redirects } from './redirects.js';
 import { type Exchange, failed, sendText } from './responses.js';
 import { type Running, trackResponses } from './running.js';
 import type { HttpService, Visitor } from './service.js';
@@ -65,6 +61,12 @@ export interface ImageServerOptions {
   limits?: Partial<ServerLimits>;
   /** What it answers beside the published tree. With any, clients may show certificates. Default: none. */
   services?: readonly HttpService[];
+  /** Where clients are sent for image files. Default: nowhere. */
+  redirects?: Redirects | undefined;
+  /** Networks (CIDR) of proxies that are believed whom they ask for, as they are now. Default: none. */
+  trustedProxies?: (() => readonly string[]) | undefined;
+  /** Those of `streamsDir`, where others read them too. Default: its own. */
+  documents?: Documents | undefined;
 }
 
 export interface CloseOptions {
@@ -99,10 +101,14 @@ export interface ImageServer {
 export async function createImageServer(options: ImageServerOptions): Promise<ImageServer> {
   const address = parseListen(options.listen);
   const limits = limitsOf(options.limits);
-  const documents = createDocuments({ dir: options.streamsDir, log: options.log });
-  const { log, services = [] } = options;
+  const { log, services = [], redirects, trustedProxies = () => noProxies } = options;
+  const documents = options.documents ?? createDocuments({ dir: options.streamsDir, log });
   const files = createOpenFiles({ most: limits.downloads, log });
-  const tree = createPublicTree({ ...options, documents, files });
+  const { root, imagesDir } = options;
+  const originOf = createForwarded(trustedProxies);
+  const clientOf = (request: IncomingMessage) => originOf(request).address;
+  const tree = createPublicTree({ root, imagesDir, documents, files, redirects, clientOf });
+  const visitorOf = createVisitorOf(originOf);
   const app = createApp(options, limits);
   const running = trackResponses(app.server, 'secureConnection');
   const cut = trackConnections(app.server, { connections: limits.connections, log });
@@ -110,7 +116,7 @@ export async function createImageServer(options: ImageServerOptions): Promise<Im
   const onLate = (request: IncomingMessage, response: ServerResponse) =>
     refuse({ request, response }, { services, status: 408, text: 'This request took too long.' });
   const patience = limitRequests(app.server, { ...limits, onLate });
-  addRoutes(app, { tree, running, log, services, files, patience });
+  addRoutes(app, { tree, running, log, services, files, patience, visitorOf });
   offerUpgrades(app.server, { services, visitorOf });
   await listenOn(app, address);
   const listening = app.server.address() as AddressInfo;
@@ -177,10 +183,13 @@ interface Parts {
   services: readonly HttpService[];
   files: OpenFiles;
   patience: Patience;
+  visitorOf: (request: IncomingMessage) => Visitor;
 }
 
+const noProxies: readonly string[] = [];
+
 function addRoutes(app: App, parts: Parts): void {
-  const { tree, running, log, services, files, patience } = parts;
+  const { tree, running, log, services, files, patience, visitorOf } = parts;
   const budget = createPieceBudget();
   const answer = (request: FastifyRequest, reply: FastifyReply, fallback: Fallback = tree) => {
     reply.hijack();
@@ -210,10 +219,11 @@ function addRoutes(app: App, parts: Parts): void {
 type Fallback = (exchange: Exchange) => Promise<void>;
 
 /** Who asks over TLS. */
-function visitorOf({ socket }: IncomingMessage): Visitor {
-  const address = plainAddress(socket.remoteAddress);
-  const certificate = (socket as TLSSocket).getPeerX509Certificate()?.raw;
-  return { address, ...(certificate !== undefined && { certificate }) };
+function createVisitorOf(originOf: (request: IncomingMessage) => Origin): Parts['visitorOf'] {
+  return (request) => {
+    const certificate = (request.socket as TLSSocket).getPeerX509Certificate()?.raw;
+    return { ...originOf(request), ...(certificate !== undefined && { certificate }) };
+  };
 }
 
 function refusePipelined(exchange: Exchange): void {
