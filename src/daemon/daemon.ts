@@ -124,7 +124,8 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
   });
   // What is answered beside the published tree: over HTTPS, and to the nginx of this machine.
   const services: readonly HttpService[] = [selfCheck.service, api.service];
-  const serving = createServing({ log, services });
+  const trustedProxies = () => configuration().server.trustedProxies;
+  const serving = createServing({ log, services, redirects, trustedProxies });
   const graceMs = downloadsMs;
   const together = [
     ...[runner.close, library.close, redirects.close, replication.close, api.close],
