@@ -9,14 +9,21 @@ import { systemCode } from '../../src/errors.js';
 import type { SftpMirrorConfig } from '../../src/mirror/sftp.js';
 import { sha256 } from './image-tree.js';
 
+export interface MirrorTableOptions {
+  name?: string;
+  root?: string;
+  /** Default: one at which nobody answers. */
+  url?: string;
+  more?: readonly string[];
+}
+
 /** The table of a mirror, as the configuration file has it; `more` are further lines. */
-export function mirrorTable(
-  config: SftpMirrorConfig,
-  { name = config.name, root = config.root, more = [] as readonly string[] } = {},
-): string {
+export function mirrorTable(config: SftpMirrorConfig, options: MirrorTableOptions = {}): string {
+  const { name = config.name, root = config.root, more = [] } = options;
+  const { url = `https://${name}.example.org` } = options;
   const { user, remote, keyPath, knownHosts, connections } = config;
   const keys = {
-    url: `https://${name}.example.org`,
+    url,
     user,
     remote: `${remote.host}:${remote.port}`,
     key_path: keyPath,
