@@ -138,6 +138,14 @@ async function fails(site: Site, why: RegExp): Promise<void> {
   });
 }
 
+/** Has the mirror synced, as soon as there is something to be synced. */
+async function synced({ daemon, root }: Site): Promise<void> {
+  await eventually('the mirror is synced', async () => {
+    const [outcome] = await daemon.call<object[]>('mirror-sync', { root, names: [] });
+    return outcome !== undefined && 'result' in outcome;
+  });
+}
+
 describe('redirects', needs('nginx', ...uploadPrograms), () => {
   test('go to a mirror that has the file, with all of its bytes', async (t) => {
     const site = await setUp(t);
@@ -169,7 +177,7 @@ describe('redirects', needs('nginx', ...uploadPrograms), () => {
     assert.equal(await placesOf(site), site.web.url);
     for (const path of next) assert.equal((await ask(site, path)).status, 200);
     await site.host.start();
-    await site.daemon.call('mirror-sync', { root: site.root, names: [] });
+    await synced(site);
     for (const path of next) assert.equal((await ask(site, path)).status, 302);
   });
 
@@ -276,7 +284,7 @@ describe('redirects', needs('nginx', ...uploadPrograms), () => {
   test('go to a mirror with hours of its own before the first of them, by its manifest', async (t) => {
     const more = ['schedule = "0 0 1 1 *"'];
     const site = await setUp(t, { more });
-    await site.daemon.call('mirror-sync', { root: site.root, names: [] });
+    await synced(site);
     await becomes(site, site.web.url);
     await site.daemon.end();
     const daemon = await site.start({ more });
