@@ -45,7 +45,12 @@ export function createAuthorities({
       const known = contexts.get(key);
       if (known !== undefined) return known;
       // A certificate that an authority has signed may be trusted by itself.
-      const context = createSecureContext({ ca: [...base, ...more], allowPartialTrustChain: true });
+      const context = createSecureContext({
+        ca: [...base, ...more],
+        allowPartialTrustChain: true,
+        // LXD and Incus take nothing less.
+        minVersion: 'TLSv1.3',
+      });
       if (contexts.size >= mostContexts) contexts.clear();
       contexts.set(key, context);
       return context;

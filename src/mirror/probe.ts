@@ -258,6 +258,10 @@ function connectionFailed(target: ProbeTarget, error: unknown): ServerError {
       'set url to a name that its certificate has, or give the mirror a certificate for this name',
     );
   }
+  if (error instanceof Error && /alert protocol version/.test(error.message)) {
+    const hint = 'let its web server offer it: "ssl_protocols TLSv1.2 TLSv1.3;" in nginx';
+    return noAnswer(target, 'it has no TLS 1.3, without which clients do not come', error, hint);
+  }
   if (noTls.test(code)) {
     return noAnswer(target, 'it does not speak TLS there', error, 'check the port in url');
   }

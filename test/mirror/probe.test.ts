@@ -305,6 +305,17 @@ describe('a probe', () => {
   });
 });
 
+test('a mirror without TLS 1.3, which LXD and Incus ask for, is none for clients', async (t) => {
+  const pair = await createTestCertificate();
+  const server = createHttpsServer({ ...pair, maxVersion: 'TLSv1.2' }, good);
+  const url = `https://127.0.0.1:${await listening(t, server)}`;
+  await assert.rejects(probe(t, url, { own: pair.cert }), {
+    code: 'MIRROR_DOWN',
+    message: /it has no TLS 1\.3/,
+    hint: /ssl_protocols/,
+  });
+});
+
 describe('the certificate of a mirror', () => {
   test('is believed where it is this server’s own, or tls_ca names it or its authority', async (t) => {
     const pair = await createTestCertificate();

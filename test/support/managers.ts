@@ -146,7 +146,7 @@ async function makeClient(
   { env: daemon, folder }: { env: Record<string, string>; folder: string },
 ): Promise<Client> {
   await mkdir(join(folder, 'servercerts'), { recursive: true });
-  const cache = kind === incus ? { INCUS_CACHE: join(folder, 'cache') } : {};
+  const cache = kind.name === 'incus' ? { INCUS_CACHE: join(folder, 'cache') } : {};
   const env = { ...daemon, ...cache, [kind.folders.client]: folder };
   const line = (args: readonly string[]) =>
     ['--kill-after=5', String(patienceSeconds), kind.client, ...args] as const;

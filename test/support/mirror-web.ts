@@ -76,7 +76,8 @@ function configuration(site: {
   const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
     .map((name) => `${name}_temp_path ${home}/temporary/${name};`)
     .join('\n  ');
-  const tls = `ssl_certificate ${home}/cert.pem; ssl_certificate_key ${home}/key.pem;`;
+  // LXD and Incus ask for 1.3.
+  const tls = `ssl_protocols TLSv1.2 TLSv1.3; ssl_certificate ${home}/cert.pem; ssl_certificate_key ${home}/key.pem;`;
   return `${process.getuid?.() === 0 ? 'user root;' : ''}
 daemon off;
 worker_processes 1;
