@@ -10,6 +10,7 @@ import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline/promises';
 import { CommanderError } from 'commander';
+import { assets } from './assets.js';
 import type { Command, Verb } from './cli/command.js';
 import { createProgram, type GlobalOptions, type PathOptions, withDashes } from './cli/program.js';
 import type { Config } from './config.js';
@@ -188,6 +189,5 @@ function onOutputError(error: NodeJS.ErrnoException): void {
 }
 
 function version(): string {
-  const file = new URL('../../package.json', import.meta.url);
-  return (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version;
+  return (JSON.parse(readFileSync(assets.package, 'utf8')) as { version: string }).version;
 }

@@ -47,7 +47,7 @@ const layers: { name: string; files: RegExp; mayImport: string[] }[] = [
   { name: 'catalog', files: /^catalog\//, mayImport: ['errors'] },
   // They run in browsers.
   { name: 'pages', files: /^pages\//, mayImport: [] },
-  { name: 'base', files: /^(?:errors|log|units)\.ts$/, mayImport: [] },
+  { name: 'base', files: /^(?:assets|errors|log|units)\.ts$/, mayImport: [] },
 ];
 
 /** Packages that one file alone may know, so that they can be replaced there. */

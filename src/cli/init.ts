@@ -1,6 +1,7 @@
 /** `init`: makes what the server needs, keeps what is there, and publishes. */
 
-import { fileURLToPath } from 'node:url';
+import { join } from 'node:path';
+import { assets } from '../assets.js';
 import { makeFolder } from '../disk/files.js';
 import { exitCodes } from '../errors.js';
 import type { RunResult } from '../pipeline.js';
@@ -12,13 +13,15 @@ import { publishTree } from './update.js';
 export interface InitOptions {
   /** No TLS key and certificate. */
   sslSkip?: boolean;
+  /** Make no folders and publish nothing: they are to belong to the user that the server runs as. */
+  publishSkip?: boolean;
   /** No nginx site. */
   nginxSkip?: boolean;
   /** Where nginx has its configuration. Default: /etc/nginx. */
   nginxDir?: string;
 }
 
-interface InitResult extends RunResult {
+interface InitResult extends Partial<RunResult> {
   certificate: { file: string; created: boolean; fingerprint: string } | null;
   nginx: 'installed' | 'present' | 'no-nginx' | 'skipped';
 }
@@ -26,14 +29,18 @@ interface InitResult extends RunResult {
 /** Brings a host to the point where clients can be pointed at it. Running it again changes nothing. */
 export async function init(command: Command, options: InitOptions): Promise<number> {
   const { paths } = command.config;
-  for (const folder of [paths.images, paths.streams]) await makeFolder(folder);
-  await makeFolder(paths.state, 0o750);
+  if (options.publishSkip !== true) await makeFolders(paths);
   const certificate = options.sslSkip === true ? null : await certify(command);
   const nginx = options.nginxSkip === true ? 'skipped' : await installSite(command, options);
-  const run = await publishTree(command, {});
+  const run = options.publishSkip === true ? {} : await publishTree(command, {});
   const result: InitResult = { ...run, certificate, nginx };
   command.print(command.json ? JSON.stringify(result) : summary(result, paths.root));
-  return run.problems.length > 0 ? exitCodes.partial : exitCodes.done;
+  return (result.problems ?? []).length > 0 ? exitCodes.partial : exitCodes.done;
+}
+
+async function makeFolders({ images, streams, state }: Command['config']['paths']): Promise<void> {
+  for (const folder of [images, streams]) await makeFolder(folder);
+  await makeFolder(state, 0o750);
 }
 
 async function certify({ config }: Command): Promise<InitResult['certificate']> {
@@ -53,7 +60,7 @@ async function installSite(
     certFile: config.server.tlsCert,
     keyFile: config.server.tlsKey,
     socketFile: localPath(config.paths.run),
-    templateFile: fileURLToPath(new URL('../../../nginx/lxd-image-server.conf', import.meta.url)),
+    templateFile: join(assets.nginx, 'lxd-image-server.conf'),
   });
 }
 
@@ -68,6 +75,9 @@ function summary({ certificate, nginx, products, versions }: InitResult, root: s
   const tls =
     certificate &&
     `certificate: ${certificate.file} (${certificate.created ? 'made' : 'kept'}), SHA-256 ${certificate.fingerprint}`;
-  const stock = `published: ${counted(products, 'product')}, ${counted(versions, 'version')}`;
+  const stock =
+    products !== undefined &&
+    versions !== undefined &&
+    `published: ${counted(products, 'product')}, ${counted(versions, 'version')}`;
   return [`root: ${root}`, tls, nginxTexts[nginx], stock].filter(Boolean).join('\n');
 }
