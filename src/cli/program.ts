@@ -2,6 +2,7 @@
 import { InvalidArgumentError, Command as Program } from 'commander';
 import { parseDuration, parseHostPort } from '../units.js';
 import type { Verb } from './command.js';
+import { descriptions } from './descriptions.js';
 import type { InitOptions } from './init.js';
 import type { TrustOptions as HostKeyOptions, MirrorOptions, SyncOptions } from './mirror.js';
 import type { ServeOptions } from './serve.js';
@@ -52,11 +53,12 @@ export function createProgram({ version, execute }: ProgramOptions): Program {
 
   const verb = <Options extends object>(
     name: string,
-    description: string,
+    summary: string,
     load: () => Promise<Verb<Options>>,
     { service = false, anyConfig = false, parent = program } = {},
   ): Program => {
-    const command = parent.command(name).description(description).exitOverride();
+    const command = parent.command(name).summary(summary).exitOverride();
+    command.description(plainDescription(nameOf(command)));
     addGlobalOptions(command);
     command
       .option('--root-dir <folder>', 'folder that holds images and streams', parsePath)
@@ -76,6 +78,7 @@ export function createProgram({ version, execute }: ProgramOptions): Program {
     .option('--ssl-dir <folder>', 'folder of nginx.key and nginx.crt', parsePath)
     .option('--ssl-skip', 'make no TLS key and certificate')
     .option('--nginx-skip', 'install no nginx site')
+    .option('--publish-skip', 'make no folders, and publish nothing')
     .option('--nginx-dir <folder>', 'configuration of nginx', parsePath, '/etc/nginx');
   verb<UpdateOptions>(
     'update',
@@ -169,6 +172,19 @@ export function createProgram({ version, execute }: ProgramOptions): Program {
     { parent: trust },
   );
   return program;
+}
+
+/** The whole name of a verb: `mirror sync`. */
+export function nameOf(command: Program): string {
+  const parent = command.parent;
+  return parent?.parent ? `${parent.name()} ${command.name()}` : command.name();
+}
+
+/** @throws Error for a verb without a description */
+function plainDescription(name: string): string {
+  const text = (descriptions as Record<string, string>)[name];
+  if (text === undefined) throw new Error(`${name} is not described`);
+  return text.replaceAll('`', '').replaceAll(/\s+/g, ' ');
 }
 
 function addGlobalOptions(program: Program): void {

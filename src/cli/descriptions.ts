@@ -1,0 +1,35 @@
+/**
+ * What each command does, in full: its own --help shows this, and the man page. Options stand between `.
+ */
+export const descriptions = {
+  init: `Make the folders, the TLS key and certificate and the nginx site, and publish what is there. What exists
+already is kept.`,
+  update: `Bring the documents in streams/v1 up to date with the tree. Where a daemon runs on this tree, it does the
+work.`,
+  watch: `Run the daemon, until told to end: watch the tree and publish what lands in it as soon as it has settled,
+bring mirrors up to date, serve over HTTPS, and do what the other commands ask for. One daemon works on a root.
+SIGHUP has it read its configuration again; SIGTERM ends it.`,
+  serve: `Serve images and documents over HTTPS until told to end. SIGHUP has it read the configuration and the
+certificate again, without an end to what is being downloaded.`,
+  list: 'List published products and versions.',
+  status: `Show what the daemon does, what is published, how the mirrors are, and what is held back with reason and
+cure. Without a daemon, show what the documents hold.`,
+  reload: `Have the running daemon read its configuration again, and show which keys changed. A configuration that says
+something wrong is refused, and the daemon goes on with the one before.`,
+  verify: `Read every published file again and compare it with the documents. With \`--repair\`, files with other
+content are set aside, under hidden names beside their places, and what is whole is published. A file that was
+replaced since the last publication is no damage: it is published as it is now. Where a daemon runs on this tree, it
+does the repair. With \`--mirror\`, every file of a mirror is read back in place of the tree, and what is missing,
+damaged or too much is told; \`--repair\` sends what it lacks then.`,
+  'mirror list': `Show how the mirrors are: what they have, how far they are behind, the last failure and the next try.
+Without a daemon, how they were.`,
+  'mirror sync':
+    'Bring these mirrors up to date now, or all of them, and look for what was changed there by hand.',
+  'mirror trust': `Show the host key of a mirror, ask, and record it in the file known_hosts of that mirror, or in the
+user's own. Where a daemon runs on this tree, it does the work, as its own user.`,
+  'trust add': `Print a token that has one client trusted under this name, with the line to paste there. It can be used
+once, within 24 hours. Where a daemon uses the same state folder, it does the work.`,
+  'trust list': `Show who may upload: names, fingerprints, when they were added and last seen, and when their
+certificates end; and the tokens that have not been used.`,
+  'trust remove': 'Trust this client no more, nor a token that was made for it.',
+} as const satisfies Record<string, string>;
