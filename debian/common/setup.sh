@@ -1,0 +1,60 @@
+# shellcheck shell=sh
+# What both packages set up, for their maintainer scripts. Whatever is there already is left as it is.
+
+tree=/var/www/simplestreams
+account=lxdadm
+settings=/etc/lxd-image-server
+
+# The account: no password, no shell. Its group lets nginx read; the group of its own name is the daemon's.
+make_account() {
+  getent group "$account" >/dev/null || addgroup --quiet --system "$account"
+  if ! getent passwd "$account" >/dev/null; then
+    adduser --quiet --system --home "/var/lib/$account" --ingroup www-data --gecos 'Image server' \
+      --shell /usr/sbin/nologin "$account"
+    chmod 0750 "/var/lib/$account"
+  fi
+  # Locked, so that no password fits, and not disabled, so that keys do.
+  usermod --password '*' "$account"
+  adduser --quiet "$account" "$account"
+}
+
+# make_folder MODE OWNER GROUP PATH
+make_folder() {
+  test -e "$4" || install -d -m "$1" -o "$2" -g "$3" "$4"
+}
+
+make_tree() {
+  make_folder 0755 root root /var/www
+  for folder in "$tree" "$tree/images" "$tree/streams" "$tree/streams/v1"; do
+    make_folder 0755 "$account" www-data "$folder"
+  done
+}
+
+# The keys that may log in; only an administrator writes them.
+make_authorized_keys() {
+  if ! test -e "$settings/authorized_keys"; then
+    (umask 022; echo '# One public key a line: who may write to the images over SFTP.' >"$settings/authorized_keys")
+  fi
+}
+
+# The daemon reads the key, and nginx as root; nobody else does. Keys of other owners are their owners' affair.
+share_tls_key() {
+  if test -f "$1" && test "$(stat -c '%u:%g:%a' "$1")" = 0:0:600; then
+    chgrp "$account" "$1"
+    chmod 0640 "$1"
+  fi
+}
+
+# is_running UNIT
+is_running() {
+  test -d /run/systemd/system && systemctl --quiet is-active "$1"
+}
+
+# Has sshd take its new part, unless an administrator's part of the configuration is broken.
+reload_sshd() {
+  if is_running ssh.service && sshd -t; then deb-systemd-invoke reload ssh.service || true; fi
+}
+
+reload_nginx() {
+  if is_running nginx.service && nginx -t -q; then deb-systemd-invoke reload nginx.service || true; fi
+}
