@@ -36,9 +36,13 @@ async function bundle() {
       ...['cpu-features', './crypto/build/Release/sshcrypto.node'],
       ...['bufferutil', 'utf-8-validate'],
     ],
-    // Packages in the older form of modules ask for others, and for Node's own, by this name.
+    // Packages in the older form of modules ask for others, for Node's own and for their place by these names.
     banner: {
-      js: "import { createRequire as requireFrom } from 'node:module'; const require = requireFrom(import.meta.url);",
+      js: [
+        "import { createRequire as requireFrom } from 'node:module';",
+        'const require = requireFrom(import.meta.url);',
+        'const { filename: __filename, dirname: __dirname } = import.meta;',
+      ].join(''),
     },
   });
   return Object.keys(metafile.inputs);

@@ -38,6 +38,8 @@ export interface Config {
     addresses: string[];
     tlsCert: string;
     tlsKey: string;
+    /** The group of nginx, which may use the daemon's socket for it; '' is the daemon's own. */
+    socketGroup: string;
     /** Whether clients that ask for an image file are sent to a mirror that has it. */
     redirect: boolean;
     /** How often mirrors are tried that clients are sent to. */
@@ -225,6 +227,7 @@ function toConfig(file: FileConfig): Config {
     mirrors: file.mirrors.map(toMirror),
     server: {
       ...{ listen, addresses, tlsCert, tlsKey, redirect },
+      socketGroup: server.socket_group,
       probeInterval: server.probe_interval,
       trustedProxies: server.trusted_proxies,
       statusFrom: server.status_from,

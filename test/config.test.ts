@@ -53,6 +53,7 @@ describe('an empty configuration', () => {
         addresses: [],
         tlsCert: '/etc/nginx/ssl/nginx.crt',
         tlsKey: '/etc/nginx/ssl/nginx.key',
+        socketGroup: 'www-data',
         redirect: false,
         probeInterval: 10_000,
         trustedProxies: [],

@@ -15,7 +15,7 @@ make_account() {
   fi
   # Locked, so that no password fits, and not disabled, so that keys do.
   usermod --password '*' "$account"
-  adduser --quiet "$account" "$account"
+  id -nG "$account" | grep -qw "$account" || adduser --quiet "$account" "$account"
 }
 
 # make_folder MODE OWNER GROUP PATH

@@ -108,6 +108,12 @@ export const tables = {
     ),
     tls_cert: v.optional(file, '/etc/nginx/ssl/nginx.crt'),
     tls_key: v.optional(file, '/etc/nginx/ssl/nginx.key'),
+    socket_group: v.optional(
+      textThat('a group such as "www-data", or "" for that of the daemon', (text) =>
+        /^[\w.@-]{0,255}$/.test(text),
+      ),
+      'www-data',
+    ),
     redirect: v.optional(flag, false),
     probe_interval: v.optional(
       v.pipe(

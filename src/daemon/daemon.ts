@@ -178,7 +178,10 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
   await reloader.refresh().catch((err: unknown) => {
     log.error({ err }, 'cannot serve over HTTPS; everything else goes on, and it is tried again');
   });
-  parts.local = await createLocalServer({ runDir: paths.run, services, log });
+  parts.local = await createLocalServer({
+    ...{ runDir: paths.run, services, log },
+    group: config.server.socketGroup,
+  });
 
   await replication.apply(config);
   await redirects.apply(config);

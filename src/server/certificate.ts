@@ -156,8 +156,8 @@ async function newCertificate(options: CertificateOptions): Promise<string> {
   const names = (options.names ?? (await hostNames())).filter(isDnsName);
   const keyPair = await p256Pair(keyFile);
   // Loaded here, because whoever only reads a pair need not wait for it.
-  const { generate } = await import('selfsigned');
-  const { cert } = await generate(
+  const { default: selfsigned } = await import('selfsigned');
+  const { cert } = await selfsigned.generate(
     [{ name: 'commonName', value: (names[0] ?? 'localhost').slice(0, 64) }],
     {
       keyPair,

@@ -3,11 +3,13 @@
  * may open the socket, which is the owner and the group of its file, speaks for any client.
  */
 import { X509Certificate } from 'node:crypto';
+import { chown } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { setTimeout } from 'node:timers/promises';
 import type { Logger } from '../log.js';
 import { answerClientError, logRequests, offerUpgrades, trackConnections } from './connections.js';
 import { addressIn } from './forwarded.js';
+import { groupNumber } from './groups.js';
 import { createOpenFiles } from './open-files.js';
 import { limitRequests } from './patience.js';
 import { failed, sendText } from './responses.js';
@@ -33,6 +35,8 @@ export interface LocalServerOptions {
   /** Absolute. The socket is `http.sock` in it. */
   runDir: string;
   services: readonly HttpService[];
+  /** The group that may use the socket. Default, and where this host has no such group: that of this process. */
+  group?: string;
   log: Logger;
   limits?: Partial<LocalServerLimits>;
 }
@@ -79,7 +83,9 @@ export async function createLocalServer(options: LocalServerOptions): Promise<Lo
   offerUpgrades(server, { services, visitorOf });
 
   const path = localPath(options.runDir);
-  const place = await listenAtSocket(path, (made) => listen(server, made)).catch((error) => {
+  const owned = (made: string) => giveTo(options.group ?? '', made, log);
+  const listening = listenAtSocket(path, (made) => listen(server, made), { owned });
+  const place = await listening.catch((error: unknown) => {
     // It may listen already, at a place that it was not to stay at.
     server.close();
     throw error;
@@ -106,6 +112,18 @@ export async function createLocalServer(options: LocalServerOptions): Promise<Lo
 function limitsOf(given: Partial<LocalServerLimits> = {}): LocalServerLimits {
   const times = { headersMs: 15_000, requestMs: 30_000, stallMs: 60_000 };
   return { ...times, connections: 1024, downloads: 1024, ...given };
+}
+
+/** Lets a group have the socket: without it nginx is not let in, and all else goes on. */
+async function giveTo(group: string, path: string, log: Logger): Promise<void> {
+  const gid = await groupNumber(group);
+  if (gid === undefined) return;
+  try {
+    await chown(path, process.getuid?.() ?? -1, gid);
+  } catch (err) {
+    const hint = `have the user of this process join the group, or set server.socket_group`;
+    log.warn({ group, err, hint }, 'the group of nginx cannot be given the socket');
+  }
 }
 
 function listen(server: ReturnType<typeof createServer>, path: string): Promise<void> {

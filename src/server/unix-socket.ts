@@ -27,12 +27,17 @@ type Listen = (path: string) => Promise<unknown>;
 /**
  * Has `listen` listen at `path`, mode 0660; makes the folder where it is missing.
  *
+ * @param options.owned is given the socket before it gets its name, to make it somebody's.
  * @throws ServerError BUSY where another process answers there, CONFIG for a path that is too long, DENIED or IO
  */
-export async function listenAtSocket(path: string, listen: Listen): Promise<SocketPlace> {
+export async function listenAtSocket(
+  path: string,
+  listen: Listen,
+  { owned = async () => {} }: { owned?: (path: string) => Promise<void> } = {},
+): Promise<SocketPlace> {
   if (Buffer.byteLength(path) > mostPathBytes) throw tooLong(path);
   try {
-    const inode = await makeSocket(path, listen);
+    const inode = await makeSocket(path, listen, owned);
     return { remove: () => removeOwn(path, inode) };
   } catch (error) {
     throw error instanceof ServerError ? error : listenError(path, error);
@@ -43,7 +48,11 @@ export async function listenAtSocket(path: string, listen: Listen): Promise<Sock
  * The socket gets its name when it has its mode already: it is made in a folder that nobody else may enter.
  * @returns its inode.
  */
-async function makeSocket(path: string, listen: Listen): Promise<number> {
+async function makeSocket(
+  path: string,
+  listen: Listen,
+  owned: (path: string) => Promise<void>,
+): Promise<number> {
   const runDir = dirname(path);
   await mkdir(runDir, { recursive: true, mode: 0o755 });
   // Shorter than the name of any socket, for its path must not become longer.
@@ -52,6 +61,7 @@ async function makeSocket(path: string, listen: Listen): Promise<number> {
   const made = join(folder, 's');
   try {
     await listen(made);
+    await owned(made);
     await chmod(made, 0o660);
     await linkInPlace(made, { path, aside: join(folder, 'o') });
     return (await lstat(made)).ino;

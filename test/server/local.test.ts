@@ -1,14 +1,16 @@
 import assert from 'node:assert/strict';
 import { X509Certificate } from 'node:crypto';
 import { once } from 'node:events';
-import { lstat, readdir, stat } from 'node:fs/promises';
+import { lstat, readdir, stat, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { WebSocket } from 'ws';
+import { groupNumber } from '../../src/server/groups.js';
 import { createLocalServer, type LocalServerOptions } from '../../src/server/local.js';
 import { ask, makeApi, serveApi } from '../support/api.js';
 import { splitImage } from '../support/api-images.js';
+import { needsRoot } from '../support/programs.js';
 import { temporaryFolder } from '../support/temporary.js';
 import { createTestCertificate } from '../support/tls.js';
 
@@ -32,6 +34,38 @@ test('the socket is for its owner and group, and goes with the server', async (t
   assert.deepEqual(await readdir(runDir), ['http.sock']);
   await server.close();
   assert.deepEqual(await readdir(runDir), []);
+});
+
+test('the socket is given to a group, and to none that this host does not have', async (t) => {
+  const own = process.getgid?.() ?? 0;
+  const given = await serveLocally(t, { group: String(own) });
+  assert.equal((await stat(given.path)).gid, own);
+  const unknown = await serveLocally(t, { group: 'no-such-group' });
+  assert.equal((await stat(unknown.path)).gid, own);
+  assert.deepEqual(unknown.events, []);
+});
+
+test('the socket is given to the group of nginx', needsRoot(), async (t) => {
+  const { path } = await serveLocally(t, { group: 'www-data' });
+  const found = await stat(path);
+  assert.deepEqual([found.gid, found.uid], [await groupNumber('www-data'), 0]);
+  assert.equal(found.mode & 0o777, 0o660);
+});
+
+test('a group is known by name and by number', async (t) => {
+  const file = join(await temporaryFolder(t), 'group');
+  await writeFile(file, 'root:x:0:\nwww:x:33:alice,bob\nodd:x:\n');
+  const asked = ['root', 'www', '77', 'odd', 'ww', '', 'alice'];
+  assert.deepEqual(await Promise.all(asked.map((name) => groupNumber(name, file))), [
+    0,
+    33,
+    77,
+    undefined,
+    undefined,
+    undefined,
+    undefined,
+  ]);
+  assert.equal(await groupNumber('www', join(file, 'none')), undefined);
 });
 
 test('a socket at which another server listens is left to it', async (t) => {
