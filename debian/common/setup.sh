@@ -32,6 +32,7 @@ make_tree() {
 
 # The keys that may log in; only an administrator writes them.
 make_authorized_keys() {
+  make_folder 0755 root root "$settings"
   if ! test -e "$settings/authorized_keys"; then
     (umask 022; echo '# One public key a line: who may write to the images over SFTP.' >"$settings/authorized_keys")
   fi
@@ -42,6 +43,17 @@ share_tls_key() {
   if test -f "$1" && test "$(stat -c '%u:%g:%a' "$1")" = 0:0:600; then
     chgrp "$account" "$1"
     chmod 0640 "$1"
+  fi
+}
+
+site=/etc/nginx/sites-available/lxd-image-server
+enabled=/etc/nginx/sites-enabled/lxd-image-server
+
+# nginx 1.25.1 and later want HTTP/2 on a line of its own, which those before do not know.
+suit_nginx() {
+  version=$(nginx -v 2>&1 | sed -n 's|^nginx version: nginx/||p')
+  if dpkg --compare-versions "$version" ge 1.25.1; then
+    sed -i -e 's/^\( *listen .* ssl\) http2;/\1;/' -e 's/^\( *\)listen 443 ssl;/\1http2 on;\n&/' "$site"
   fi
 }
 
