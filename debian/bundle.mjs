@@ -20,6 +20,8 @@ async function bundle() {
     entryNames: '[name]',
     outdir,
     bundle: true,
+    // Or the names of folders of this machine would stand in it.
+    preserveSymlinks: true,
     // What a command does not need is not loaded.
     splitting: true,
     chunkNames: 'part-[hash]',

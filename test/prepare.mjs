@@ -34,6 +34,12 @@ const systemPrograms = [
   { program: 'script', packageName: 'bsdutils' },
   { program: 'mount', packageName: 'mount' },
   { program: 'chromium', packageName: 'chromium' },
+  { program: 'debootstrap', packageName: 'debootstrap' },
+  { program: 'dnsmasq', packageName: 'dnsmasq-base' },
+  { program: 'nft', packageName: 'nftables' },
+  { program: 'dpkg-buildpackage', packageName: 'dpkg-dev' },
+  { program: 'dh', packageName: 'debhelper' },
+  { program: 'lintian', packageName: 'lintian' },
 ];
 
 /** What this script has to say, on standard error: the output of the tests comes on the other. */

@@ -8,6 +8,7 @@ import { cp, mkdir, mkdtemp, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { missingPrograms, outcome, run } from './command.js';
+import { debianArchive } from './debian-archive.js';
 
 const cache = join(import.meta.dirname, '../../../.cache/incus');
 /** What is kept of each package, by where it is below the root. */
@@ -114,16 +115,6 @@ async function configureApt(work: string): Promise<string> {
   const path = join(work, 'apt.conf');
   await writeFile(path, `${settings.join('\n')}\n`);
   return path;
-}
-
-/** The address from which this machine gets Debian itself; its backports are there too. */
-async function debianArchive(): Promise<string> {
-  const uris = await run('apt-get', ['update', '--print-uris']);
-  const repositories = [...uris.matchAll(/^'(\S+)\/dists\/([^/\s]+)\/InRelease' /gm)];
-  const updates = repositories.find(([, , name]) => name?.endsWith('-updates'));
-  const address = (updates ?? repositories[0])?.[1];
-  if (address === undefined) throw new Error('apt has no Debian archive among its sources');
-  return address;
 }
 
 /** The programs of {@link incusMissing}, with an empty configuration. */

@@ -61,6 +61,7 @@ function isRunning(child: ChildProcess): boolean {
 
 async function stopDaemon(): Promise<void> {
   deleteInstances();
+  deleteNetworks();
   daemon.kill('SIGTERM');
   const timer = setTimeout(() => daemon.kill('SIGKILL'), stopTimeout);
   await ended;
@@ -70,6 +71,16 @@ async function stopDaemon(): Promise<void> {
 function deleteInstances(): void {
   const names = client('list', '--format', 'csv', '--columns', 'n').split('\n').filter(Boolean);
   if (names.length > 0) client('delete', '--force', ...names);
+}
+
+/** Bridges outlive the daemon otherwise, and those who give addresses there. */
+function deleteNetworks(): void {
+  const networks = client('network', 'list', '--format', 'csv').split('\n').filter(Boolean);
+  for (const [name = '', , isManaged] of networks.map((line) => line.split(','))) {
+    if (isManaged !== 'YES') continue;
+    client('profile', 'device', 'remove', 'default', 'eth0');
+    client('network', 'delete', name);
+  }
 }
 
 function client(...args: string[]): string {

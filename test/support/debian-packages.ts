@@ -1,0 +1,44 @@
+/** The Debian packages of this project, built from its sources as they are. */
+import { cp, mkdir, readdir, symlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { run } from './command.js';
+
+const repository = join(import.meta.dirname, '../../..');
+
+export const packagePrograms = ['dpkg-buildpackage', 'dh', 'git'] as const;
+
+export interface Packages {
+  /** Paths of the files. */
+  master: string;
+  mirror: string;
+  /** What lintian reads. */
+  changes: string;
+}
+
+/** Builds them in `folder`, which is empty; what git does not know is left out. Throws with all that was said. */
+export async function buildPackages(folder: string): Promise<Packages> {
+  const source = join(folder, 'source');
+  await mkdir(source);
+  const known = await run('git', ['ls-files', '-z', '--cached', '--others', '--exclude-standard'], {
+    cwd: repository,
+  });
+  for (const path of known.split('\0').filter(Boolean)) {
+    await cp(join(repository, path), join(source, path)).catch((error: NodeJS.ErrnoException) => {
+      // Deleted, and not yet for git.
+      if (error.code !== 'ENOENT') throw error;
+    });
+  }
+  await symlink(join(repository, 'node_modules'), join(source, 'node_modules'));
+  await run('dpkg-buildpackage', ['-us', '-uc', '-b'], { cwd: source });
+  const names = await readdir(folder);
+  const named = (pattern: RegExp) => {
+    const name = names.find((each) => pattern.test(each));
+    if (name === undefined) throw new Error(`dpkg-buildpackage made no ${pattern}`);
+    return join(folder, name);
+  };
+  return {
+    master: named(/^lxd-image-server_.*_all\.deb$/),
+    mirror: named(/^lxd-image-server-mirror_.*_all\.deb$/),
+    changes: named(/\.changes$/),
+  };
+}
