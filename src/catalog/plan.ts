@@ -151,10 +151,14 @@ function plainName(path: string): string {
 export function missingFiles(files: Files, entries: Entries): Map<string, FileFacts> {
   const missing = new Map<string, FileFacts>();
   for (const [path, facts] of files) {
-    const entry = entries.get(path);
-    if (entry?.sha256 !== facts.sha256 || entry.size !== facts.size) missing.set(path, facts);
+    if (!isWhole(entries.get(path), facts)) missing.set(path, facts);
   }
   return missing;
+}
+
+/** Whether `entry` is known to be what `facts` want. */
+export function isWhole(entry: Entry | undefined, facts: FileFacts): boolean {
+  return entry?.sha256 === facts.sha256 && entry.size === facts.size;
 }
 
 function check(missing: Files, { entries }: Present): Stage | undefined {

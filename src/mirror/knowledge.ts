@@ -1,15 +1,14 @@
 /** What is known of a mirror from one piece of work to the next, for as long as the process runs. */
 import type { Files } from '../catalog/generation.js';
 import type { Entry } from '../catalog/manifest.js';
-import { missingFiles } from '../catalog/plan.js';
 import type { Present } from '../catalog/present.js';
-import { folderOf } from './paths.js';
+import { type Lack, lackOf, noteLack } from './lack.js';
 
 export interface Knowledge {
   /** Absent before the first look, and when what was known was of another manifest. */
   present: Present | undefined;
-  /** Counts up whenever what is known of files changes. */
-  revision: number;
+  /** What it lacks of the generation that was asked about last; absent before that, and where nothing is known. */
+  lack: Lack | undefined;
   /** Paths at which a file may have been replaced. */
   unsure: Set<string>;
   /** Folders in which files got names that may not be on the disk of the mirror yet. */
@@ -29,7 +28,7 @@ export interface Knowledge {
 export function createKnowledge(): Knowledge {
   return {
     present: undefined,
-    revision: 0,
+    lack: undefined,
     unsure: new Set(),
     unsynced: new Set(),
     folders: new Set(),
@@ -41,32 +40,30 @@ export function createKnowledge(): Knowledge {
   };
 }
 
-/** From now on `present` is what is known. */
-export function know(knowledge: Knowledge, present: Present | undefined): void {
+/** From now on `present` is what is known; what it lacks of `wanted` is counted now, when all is gone through anyway. */
+export function know(knowledge: Knowledge, present: Present | undefined, wanted?: Files): void {
   knowledge.present = present;
-  knowledge.revision += 1;
+  knowledge.lack = present && wanted && lackOf(wanted, present);
 }
 
 /** Notes what is at `path` now; `undefined` where nothing of use is. */
 export function note(knowledge: Knowledge, path: string, entry: Entry | undefined): void {
-  if (entry === undefined) knowledge.present?.entries.delete(path);
-  else knowledge.present?.entries.set(path, entry);
-  knowledge.revision += 1;
+  const { present, lack } = knowledge;
+  if (present === undefined) return;
+  if (lack !== undefined) noteLack(lack, path, { before: present.entries.get(path), now: entry });
+  if (entry === undefined) present.entries.delete(path);
+  else present.entries.set(path, entry);
 }
 
-/** A function that tells how many versions are not whole; it counts again only when something has changed. */
+/** A function that tells how many versions are not whole; it costs as much as what has changed since. */
 export function createLagMeter(
   knowledge: Knowledge,
-): (generation: { id: string; files: Files }) => number | undefined {
-  let last: { id: string; revision: number; lag: number } | undefined;
-  return ({ id, files }) => {
-    const { present, revision } = knowledge;
+): (generation: { files: Files }) => number | undefined {
+  return ({ files }) => {
+    const { present, lack } = knowledge;
     if (present === undefined) return undefined;
-    if (last?.id !== id || last.revision !== revision) {
-      const folders = new Set([...missingFiles(files, present.entries).keys()].map(folderOf));
-      last = { id, revision, lag: folders.size };
-    }
-    return last.lag;
+    knowledge.lack = lackOf(files, { entries: present.entries, ...(lack && { known: lack }) });
+    return knowledge.lack.folders.size;
   };
 }
 

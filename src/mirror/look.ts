@@ -46,7 +46,7 @@ export async function look(
   const contents = known ? stillKnown(documents, known) : knownDocuments(documents, manifest);
   const names = await namesIn(work, generation, { contents });
   const present = recall({ manifest, known, documents, names, wanted: generation.files, ...tree });
-  know(knowledge, present);
+  know(knowledge, present, generation.files);
   knowledge.unsure.clear();
   knowledge.isDoubtful = false;
   return present;
