@@ -51,7 +51,10 @@ const layers: { name: string; files: RegExp; mayImport: string[] }[] = [
 ];
 
 /** Packages that one file alone may know, so that they can be replaced there. */
-const packagesOfOneFile = ['chokidar', 'ssh2-sftp-client', 'selfsigned', 'smol-toml', 'node-cron'];
+const packagesOfOneFile = [
+  ...['chokidar', 'ssh2-sftp-client', 'selfsigned', 'smol-toml', 'node-cron'],
+  'prom-client',
+];
 
 /** Packages that do no I/O: all that the pure core may import from outside. */
 const purePackages = ['js-yaml', 'valibot'];

@@ -4,6 +4,8 @@ export interface Changes {
   /** Notes a folder below the images folder, '' for all of it; what lies below it is part of it. */
   add(folder: string): void;
   isEmpty(): boolean;
+  /** How many are noted. */
+  size(): number;
   /** All that was noted, none of it inside another; from then on nothing is noted. */
   take(): string[];
 }
@@ -15,6 +17,7 @@ export function createChanges(): Changes {
       folders.add(folder);
     },
     isEmpty: () => folders.size === 0,
+    size: () => folders.size,
     take() {
       const taken = [...folders].filter(
         (folder) => !above(folder).some((name) => folders.has(name)),

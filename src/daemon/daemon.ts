@@ -10,21 +10,24 @@ import type { Logger } from '../log.js';
 import { ownWordHeader } from '../mirror/probe.js';
 import { createPipeline, type RunResult } from '../pipeline.js';
 import { createControlServer } from '../server/control.js';
-import { createServing } from '../server/following.js';
+import { createServing, type Serving } from '../server/following.js';
 import { createLocalServer, type LocalServer } from '../server/local.js';
 import { createSelfCheck } from '../server/self-check.js';
 import type { HttpService } from '../server/service.js';
+import { createTraffic } from '../server/traffic.js';
 import { createCommands } from './commands.js';
+import { createHealth } from './health.js';
 import { createJobs } from './jobs.js';
 import { createJournal } from './journal.js';
 import { createLibrary, type KeptLibrary } from './library.js';
 import { createLookout, type Lookout } from './lookout.js';
 import { createDaemonApi } from './lxd-api.js';
 import { createRedirector } from './redirects.js';
+import { createMetrics, type MetricsSources } from './metrics.js';
 import { createReloader, type Reloader } from './reload.js';
 import { createReplication } from './replication.js';
 import { createReporter } from './report.js';
-import { createRunner, type Runner } from './runner.js';
+import { createRunner, type RunActivity, type Runner } from './runner.js';
 import { createSchedule } from './schedule.js';
 import { createServiceManager } from './service-manager.js';
 import { openTrusting } from './trusting.js';
@@ -102,10 +105,26 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     lookout?: Lookout;
     reloader?: Reloader;
     local?: LocalServer;
+    serving?: Serving;
+    metered?: MetricsSources;
   } = {};
+  const health = createHealth({
+    paths,
+    sources: () => ({ ...parts, listen: configuration().server.listen }),
+    signal,
+  });
+  atEnd(() => health.close());
+  const metrics = createMetrics({
+    version: options.version,
+    sources: () => {
+      if (parts.metered === undefined) throw new Error('the daemon has not started');
+      return parts.metered;
+    },
+  });
   const onRun = (result: RunResult) => {
     reporter.ran(result);
     journal.ran(result);
+    metrics.ran(result);
     parts.library?.ran();
     replication.published().catch((err: unknown) => {
       log.error({ err }, 'cannot tell the mirrors what was published');
@@ -115,7 +134,12 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
   const configuration = () => parts.reloader?.config() ?? config;
   const trust = await openTrusting({ paths, server: () => configuration().server, log });
   atEnd(() => trust.close());
-  const runner = createRunner({ pipeline, pool, log, onActivity: reporter.activity, onRun });
+  const onActivity = (activity: RunActivity) => {
+    health.activity(activity);
+    metrics.activity(activity);
+    reporter.activity(activity);
+  };
+  const runner = createRunner({ pipeline, pool, log, onActivity, onRun });
   const library = createLibrary({ config, pipeline, runner, log });
   parts.library = library;
   const api = createDaemonApi({
@@ -125,7 +149,12 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
   // What is answered beside the published tree: over HTTPS, and to the nginx of this machine.
   const services: readonly HttpService[] = [selfCheck.service, api.service];
   const trustedProxies = () => configuration().server.trustedProxies;
-  const serving = createServing({ log, services, redirects, trustedProxies });
+  const traffic = { https: createTraffic(), nginx: createTraffic() };
+  const serving = createServing({
+    ...{ log, services, redirects, trustedProxies },
+    traffic: traffic.https,
+  });
+  parts.serving = serving;
   const graceMs = downloadsMs;
   const together = [
     ...[runner.close, library.close, redirects.close, replication.close, api.close],
@@ -160,13 +189,20 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     api,
   });
   parts.reloader = reloader;
-  reporter.attach({ runner, serving, schedule, replication, redirects });
+  reporter.attach({ runner, serving, schedule, replication, redirects, health });
+  parts.metered = {
+    ...{ pool, runner, replication, schedule, library, api, trust, traffic },
+    lookout: () => parts.lookout,
+    health: health.state,
+    listeners: { websocket: api.service.listeners },
+  };
   const commands = createCommands({
     paths,
     reporter,
     runner,
     replication,
     trust,
+    metrics,
     reload: reloader.reload,
   });
   const control = await createControlServer({ runDir: paths.run, commands, log });
@@ -179,7 +215,7 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     log.error({ err }, 'cannot serve over HTTPS; everything else goes on, and it is tried again');
   });
   parts.local = await createLocalServer({
-    ...{ runDir: paths.run, services, log },
+    ...{ runDir: paths.run, services, traffic: traffic.nginx, log },
     group: config.server.socketGroup,
   });
 
@@ -190,7 +226,7 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
   const lookout = await createLookout({ images: paths.images, onChange, onReturn, log });
   parts.lookout = lookout;
   atEnd(() => lookout.close());
-  reporter.attach({ runner, serving, schedule, replication, redirects, lookout });
+  reporter.attach({ runner, serving, schedule, replication, redirects, health, lookout });
   options.onHangup(() => {
     reloader.reload().catch((err: unknown) => {
       log.error({ err }, 'configuration refused; the old one stays');

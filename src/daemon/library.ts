@@ -19,7 +19,8 @@ import { aliasExists, createProductNames } from './product-names.js';
 import { createRemovals } from './removals.js';
 import type { Runner } from './runner.js';
 import { createTurns } from './turns.js';
-import { createUpload } from './upload.js';
+import { type Arrival, createUpload } from './upload.js';
+import { noUploads, resultOf, type UploadCounts } from './upload-counts.js';
 
 export interface LibraryOptions {
   config: LibraryConfig;
@@ -48,6 +49,8 @@ export interface KeptLibrary extends Library {
   prune(rules: RetentionRules): Promise<string[]>;
   /** A run has come to its end. */
   ran(): void;
+  /** Of uploads, since the start. */
+  counts(): UploadCounts;
   /** Goes by another configuration from now on; uploads under way go on as they are. */
   configure(config: Omit<LibraryConfig, 'paths'>): void;
   /** Ends the uploads under way, and takes no others. To be called together with the runner's, for which some wait. */
@@ -61,12 +64,21 @@ export function createLibrary(options: LibraryOptions): KeptLibrary {
   const turns = createTurns();
   const ending = new AbortController();
   const underWay = new Set<Upload>();
+  const counts = noUploads();
   const staging = createStaging({ ...paths, ...(reserve !== undefined && { reserve }) });
   const holdings = createHoldings({ paths, log });
   const names = createProductNames({ imagesDir: paths.images, learn: pipeline.learn });
   const inspector = createInspector();
   const shared = { imagesDir: paths.images, holdings, pipeline, turns, log };
-  const arrive = createArrivals({ ...shared, names, runner });
+  const publishArrival = createArrivals({ ...shared, names, runner });
+  const arrive = async (arrival: Arrival) => {
+    counts.publishing += 1;
+    try {
+      return await publishArrival(arrival);
+    } finally {
+      counts.publishing -= 1;
+    }
+  };
   const removals = createRemovals(
     { ...shared, staging, onDeleted: runner.changed },
     config.publish.removalGrace,
@@ -95,6 +107,29 @@ export function createLibrary(options: LibraryOptions): KeptLibrary {
     return true;
   };
 
+  const begin: Library['begin'] = async ({ signal }) => {
+    throwIfEnding(ending.signal);
+    if (!uploads.enabled) throw uploadsOff();
+    const folder = await staging.make();
+    const upload = createUpload({
+      folder,
+      maxSize: uploads.maxSize,
+      inspector,
+      signal: AbortSignal.any([signal, ending.signal]),
+      arrive,
+      onBytes: (bytes) => {
+        counts.bytes += bytes;
+      },
+      onEnd: (result) => {
+        underWay.delete(upload);
+        counts.ended[result] += 1;
+      },
+    });
+    underWay.add(upload);
+    if (ending.signal.aborted) await upload.discard();
+    return upload;
+  };
+
   return {
     images: () => holdings.images(),
     async image(fingerprint) {
@@ -109,22 +144,15 @@ export function createLibrary(options: LibraryOptions): KeptLibrary {
       });
     },
 
-    async begin({ signal }) {
-      throwIfEnding(ending.signal);
-      if (!uploads.enabled) throw uploadsOff();
-      const folder = await staging.make();
-      const upload = createUpload({
-        folder,
-        maxSize: uploads.maxSize,
-        inspector,
-        signal: AbortSignal.any([signal, ending.signal]),
-        arrive,
-        onEnd: () => underWay.delete(upload),
-      });
-      underWay.add(upload);
-      if (ending.signal.aborted) await upload.discard();
-      return upload;
+    async begin(options) {
+      try {
+        return await begin(options);
+      } catch (error) {
+        counts.ended[resultOf(error)] += 1;
+        throw error;
+      }
     },
+    counts: () => ({ ...counts, running: underWay.size, ended: { ...counts.ended } }),
 
     remove: (fingerprint) =>
       change(async (index) => {

@@ -24,6 +24,8 @@ export interface Lookout {
   /** Brings the watches in line with what is there, in case that went unnoticed. */
   resync(): Promise<void>;
   state(): Watching;
+  /** What the last look at the folder failed with; `undefined` where it did not. */
+  failure(): string | undefined;
   close(): Promise<void>;
 }
 
@@ -58,6 +60,7 @@ export async function createLookout(options: LookoutOptions): Promise<Lookout> {
       if (complete) return { mode: 'events', folders };
       return { mode: 'timer', folders, reason: [reason, cure].filter(Boolean).join('; ') };
     },
+    failure: () => failure,
     async close() {
       ending.abort();
       await rounds;

@@ -4,7 +4,7 @@ import type { Logger } from '../log.js';
 import { readShownCertificate, type ShownCertificate } from '../server/certificate.js';
 import { createLxdApi, type LxdApi } from '../server/lxd/api.js';
 import type { Callers, Library } from '../server/lxd/contract.js';
-import { createOperations } from '../server/lxd/operations.js';
+import { createOperations, type OperationCounts } from '../server/lxd/operations.js';
 import { createUploads } from '../server/lxd/uploads/uploads.js';
 import { clientAddresses } from './trusting.js';
 
@@ -25,6 +25,8 @@ export interface DaemonApi {
   service: LxdApi;
   /** Tells clients of another configuration's addresses and certificate, and of a certificate that was renewed. */
   follow(server: Config['server']): Promise<void>;
+  /** Of what clients have started. */
+  operations(): OperationCounts;
   /** Ends what is under way. */
   close(): Promise<void>;
 }
@@ -52,6 +54,7 @@ export function createDaemonApi(options: DaemonApiOptions): DaemonApi {
         log.debug({ err }, 'clients are told of no certificate');
       }
     },
+    operations: () => operations.counts(),
     async close() {
       // Those who listen to events are to hear how operations ended.
       await operations.close();

@@ -131,7 +131,10 @@ export function createReplication(options: ReplicationOptions): Replication {
     sample: (name) => members.get(name)?.worker.sample(),
     recall: (name) => members.get(name)?.worker.recall(),
     doubt: (name) => members.get(name)?.worker.doubt(),
-    state: () => [...members.values()].map(statusOf),
+    state() {
+      const hours = new Map(schedule?.state().map(({ name, next }) => [name, next]));
+      return [...members.values()].map((member) => statusOf(member, hours));
+    },
     activity: () =>
       [...members.values()].map(({ config: { name }, worker }) => ({ name, ...worker.activity() })),
     async close() {
@@ -270,10 +273,12 @@ export function createReplication(options: ReplicationOptions): Replication {
     return { place: placeOf(config), ...worker.state() };
   }
 
-  function statusOf({ config, worker }: Member): MirrorStatus {
+  function statusOf(
+    { config, worker }: Member,
+    hours: ReadonlyMap<string, string | undefined>,
+  ): MirrorStatus {
     const { name, url, user, remote, schedule: cron } = config;
-    const hours = schedule?.state().find((job) => job.name === name)?.next;
-    const { next = hours, ...status } = worker.status();
+    const { next = hours.get(name), ...status } = worker.status();
     return {
       name,
       url,

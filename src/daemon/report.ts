@@ -3,6 +3,7 @@ import { monitorEventLoopDelay } from 'node:perf_hooks';
 import type { Problem } from '../catalog/tree.js';
 import type { Pool } from '../disk/pool.js';
 import type { RunResult } from '../pipeline.js';
+import type { HealthCheck } from './health.js';
 import type { Lookout } from './lookout.js';
 import type { Redirector } from './redirects.js';
 import type { Replication } from './replication.js';
@@ -35,6 +36,8 @@ export interface Sources {
   schedule: Pick<Schedule, 'state'>;
   replication: Pick<Replication, 'state'>;
   redirects: Pick<Redirector, 'serving'>;
+  /** Absent: nothing is told of it. */
+  health?: Pick<HealthCheck, 'state'>;
 }
 
 /** How far work is, for whoever asked for it. */
@@ -109,7 +112,7 @@ export function createReporter({ version, root, pool, manager }: ReporterOptions
     },
     status() {
       if (sources === undefined) throw new Error('the daemon has not started');
-      const { runner, lookout, serving, schedule, replication, redirects } = sources;
+      const { runner, lookout, serving, schedule, replication, redirects, health } = sources;
       const { products = 0, versions = 0, bytes: stored = 0, problems = [] } = last ?? {};
       const pending = runner.pending();
       return {
@@ -119,6 +122,7 @@ export function createReporter({ version, root, pool, manager }: ReporterOptions
         root,
         ready: last !== undefined,
         activity: activity.doing === 'digest' ? { ...activity, bytes: bytes() } : activity,
+        ...(health && { health: health.state() }),
         catalogue: { products, versions, bytes: stored },
         ...(published && { published }),
         publications: [...publications],

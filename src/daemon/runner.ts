@@ -4,7 +4,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Pool } from '../disk/pool.js';
-import { ServerError } from '../errors.js';
+import { type ErrorCode, ServerError } from '../errors.js';
 import type { Logger } from '../log.js';
 import type { Pipeline, RunOptions, RunResult, Stage } from '../pipeline.js';
 import { createAlarm } from './alarm.js';
@@ -27,7 +27,7 @@ export interface RunnerOptions {
 export type RunActivity =
   | { doing: 'idle' }
   | { doing: Exclude<Stage, 'settle'>; bytes: number }
-  | { doing: 'waiting'; failure: string };
+  | { doing: 'waiting'; failure: string; code?: ErrorCode };
 
 export interface UpdateRequest {
   /** Reads every file again. */
@@ -59,6 +59,8 @@ export interface Runner {
   retry(): void;
   /** Products that are looked at again by themselves, and when, in milliseconds since 1970. */
   pending(): Map<string, number>;
+  /** How much there is to look at: folders that have changed, and products that settle. Costs nothing to ask. */
+  backlog(): { changed: number; settling: number };
   /** Ends the run under way, keeps what was read, and starts no other. */
   close(): Promise<void>;
 }
@@ -132,6 +134,7 @@ export function createRunner(options: RunnerOptions): Runner {
       alarm.wake();
     },
     pending: () => pipeline.pending(),
+    backlog: () => ({ changed: changes.size(), settling: deadlines.size }),
     async close() {
       ending.abort();
       alarm.wake();
@@ -221,8 +224,9 @@ export function createRunner(options: RunnerOptions): Runner {
     const wait = Math.min(retry.first * 2 ** failures, retry.most);
     failures++;
     retryAt = performance.now() + wait;
-    const { message, hint } = tellingOf(error);
-    onActivity({ doing: 'waiting', failure: hint === undefined ? message : `${message}; ${hint}` });
+    const { message, hint, code } = tellingOf(error);
+    const failure = hint === undefined ? message : `${message}; ${hint}`;
+    onActivity({ doing: 'waiting', failure, ...(code && { code }) });
     // The same failure is told once more only when it has lasted for long.
     const isNews = message !== lastFailure || failures % 20 === 0;
     lastFailure = message;
@@ -289,8 +293,8 @@ function together(first: RunResult, second: RunResult): RunResult {
   return { ...second, read, published, ms };
 }
 
-function tellingOf(error: unknown): { message: string; hint: string | undefined } {
-  if (error instanceof ServerError) return { message: error.message, hint: error.hint };
+function tellingOf(error: unknown): Pick<ServerError, 'message' | 'hint'> & { code?: ErrorCode } {
+  if (error instanceof ServerError) return error;
   return { message: error instanceof Error ? error.message : String(error), hint: undefined };
 }
 

@@ -76,6 +76,7 @@ interface Entry {
   begun: number;
   last?: NonNullable<JobStatus['last']>;
   missed: number;
+  failures: number;
 }
 
 class JobSchedule implements Schedule {
@@ -96,6 +97,7 @@ class JobSchedule implements Schedule {
       state: 'idle',
       begun: Number.NEGATIVE_INFINITY,
       missed: 0,
+      failures: 0,
     }));
     this.#wait();
   }
@@ -117,7 +119,7 @@ class JobSchedule implements Schedule {
   }
 
   state(): JobStatus[] {
-    return this.#entries.map(({ job, times, state, last, missed }) => {
+    return this.#entries.map(({ job, times, state, last, missed, failures }) => {
       const [next] = times.hours;
       return {
         name: job.name,
@@ -126,6 +128,7 @@ class JobSchedule implements Schedule {
         ...(next === undefined ? {} : { next: isoTime(next) }),
         ...(last === undefined ? {} : { last: { ...last } }),
         missed,
+        failures,
       };
     });
   }
@@ -221,7 +224,10 @@ class JobSchedule implements Schedule {
       const failure = error instanceof Error ? error.message : String(error);
       entry.last = { at, ms: took(), failure };
       if (signal.aborted) this.#log.info({ job: name, err: error }, 'a job was broken off');
-      else this.#log.error({ job: name, err: error }, 'a job failed');
+      else {
+        entry.failures += 1;
+        this.#log.error({ job: name, err: error }, 'a job failed');
+      }
     }
     entry.state = 'idle';
   }

@@ -1,5 +1,6 @@
 /** What the daemon tells of itself over its control socket; times are ISO 8601 in UTC. */
 import type { Problem } from '../catalog/tree.js';
+import type { Health } from '../server/monitor/contract.js';
 
 export interface DaemonStatus {
   /** Of the program. */
@@ -11,6 +12,8 @@ export interface DaemonStatus {
   /** Whether the whole tree has been looked at since the start, and published. */
   ready: boolean;
   activity: Activity;
+  /** Whether it can do its job, as `/healthz` has it; absent where an older daemon answers. */
+  health?: Health;
   /** What is published. */
   catalogue: { products: number; versions: number; bytes: number };
   /** The last publication of this daemon that changed something: when, and how long the run took. */
@@ -82,6 +85,8 @@ export interface JobStatus {
   last?: { at: string; ms: number; failure?: string };
   /** How many times its hour came and it could not run, since the start. */
   missed: number;
+  /** How many times it ran and failed, since the start; absent where an older daemon answers. */
+  failures?: number;
 }
 
 export interface MirrorStatus {

@@ -21,6 +21,7 @@ import type { LibraryImage, Upload, UploadFacts, UploadPart } from '../server/lx
 import { formatSize } from '../units.js';
 import type { Inspector } from './inspector.js';
 import { createTurns } from './turns.js';
+import { resultOf, type UploadResult } from './upload-counts.js';
 
 export interface UploadOptions {
   folder: StagedFolder;
@@ -31,8 +32,10 @@ export interface UploadOptions {
   signal: AbortSignal;
   /** Gives the image its place, and publishes it. */
   arrive: (arrival: Arrival) => Promise<LibraryImage>;
-  /** Is told when nothing is left of it in staging. */
-  onEnd: () => void;
+  /** Is told how many bytes have come, again and again. */
+  onBytes: (bytes: number) => void;
+  /** Is told, once, when nothing is left of it in staging. */
+  onEnd: (result: UploadResult) => void;
 }
 
 /** An image that is whole, in a folder that has what its version's folder is to have. */
@@ -59,7 +62,7 @@ interface Part {
 }
 
 export function createUpload(options: UploadOptions): Upload {
-  const { folder, maxSize, inspector, arrive, onEnd } = options;
+  const { folder, maxSize, inspector, arrive, onBytes } = options;
   const ending = new AbortController();
   const signal = AbortSignal.any([options.signal, ending.signal]);
   const parts = new Map<UploadPart, Part>();
@@ -67,6 +70,19 @@ export function createUpload(options: UploadOptions): Upload {
   let total = 0;
   let fingerprint = '';
   let state: 'open' | 'broken' | 'done' = 'open';
+  /** What it failed with first: what follows is of no account. */
+  let failure: unknown;
+  const failing = <T>(work: () => Promise<T>) =>
+    work().catch((error: unknown) => {
+      failure ??= error;
+      throw error;
+    });
+  let isOver = false;
+  const onEnd = () => {
+    if (isOver) return;
+    isOver = true;
+    options.onEnd(state === 'done' ? 'added' : resultOf(failure));
+  };
 
   const write = async (part: UploadPart, source: AsyncIterable<Uint8Array>): Promise<number> => {
     throwIfOver(signal);
@@ -78,6 +94,7 @@ export function createUpload(options: UploadOptions): Upload {
     const onChunk = (chunk: Uint8Array) => {
       size += chunk.length;
       total += chunk.length;
+      onBytes(chunk.length);
       if (total > maxSize) throw tooLarge(maxSize);
       own.update(chunk);
       combined?.update(chunk);
@@ -137,9 +154,9 @@ export function createUpload(options: UploadOptions): Upload {
     }
   };
   return {
-    write: (part, source) => turns.take(() => write(part, source)),
+    write: (part, source) => turns.take(() => failing(() => write(part, source))),
     finish: async (facts) => {
-      const image = await turns.take(() => finish(facts));
+      const image = await turns.take(() => failing(() => finish(facts)));
       onEnd();
       return image;
     },

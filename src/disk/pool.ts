@@ -29,6 +29,8 @@ export interface Pool {
   inspect(request: InspectionRequest): Promise<Inspection>;
   /** Bytes read by {@link Pool.digest} so far, since the pool was made. */
   bytesRead(): number;
+  /** Files for which {@link Pool.digest} has handed over a result, since the pool was made. */
+  filesRead(): number;
   /**
    * Ends the threads, which gives back their memory. A later task starts new ones; a task under way is
    * given up with an error.
@@ -59,6 +61,7 @@ export function createPool({ threads = Math.max(2, availableParallelism()) } = {
     stop: new Int32Array(new SharedArrayBuffer(4)),
   };
   const start = () => Array.from({ length: threads }, () => new Thread(shared));
+  let filesRead = 0;
   // At once, so that they are ready when the first task comes.
   let running = start();
   const workers = () => {
@@ -139,7 +142,11 @@ export function createPool({ threads = Math.max(2, availableParallelism()) } = {
         }
       };
       try {
-        await share(tasks(), (_task, json) => onResults(JSON.parse(json) as DigestResult[]));
+        await share(tasks(), (_task, json) => {
+          const results = JSON.parse(json) as DigestResult[];
+          for (const { files } of results) filesRead += files.length;
+          onResults(results);
+        });
       } finally {
         signal?.removeEventListener('abort', stop);
       }
@@ -149,6 +156,7 @@ export function createPool({ threads = Math.max(2, availableParallelism()) } = {
       return await worker.run({ kind: 'inspect', ...request });
     },
     bytesRead: () => Number(Atomics.load(shared.bytes, 0)),
+    filesRead: () => filesRead,
     close,
   };
 }

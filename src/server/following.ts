@@ -7,6 +7,7 @@ import { type CertificatePair, readCertificate } from './certificate.js';
 import { parseListen } from './listen.js';
 import { createImageServer, type ImageServer, type ImageServerOptions } from './server.js';
 import type { HttpService } from './service.js';
+import type { Traffic } from './traffic.js';
 
 /** What the server needs of the configuration. */
 export interface ServingConfig {
@@ -24,6 +25,8 @@ export interface ServingOptions {
   redirects?: ImageServerOptions['redirects'];
   trustedProxies?: ImageServerOptions['trustedProxies'];
   documents?: ImageServerOptions['documents'];
+  /** Counts what goes over it. Default: nothing does. */
+  traffic?: Traffic;
   /** How long connections to an address that is given up may go on, in milliseconds. Default: an hour. */
   retireMs?: number;
 }

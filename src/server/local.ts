@@ -15,6 +15,7 @@ import { limitRequests } from './patience.js';
 import { failed, sendText } from './responses.js';
 import { trackResponses } from './running.js';
 import type { HttpService, Visitor } from './service.js';
+import type { Traffic } from './traffic.js';
 import { createPieceBudget } from './transfer.js';
 import { listenAtSocket, localPath } from './unix-socket.js';
 
@@ -39,6 +40,8 @@ export interface LocalServerOptions {
   group?: string;
   log: Logger;
   limits?: Partial<LocalServerLimits>;
+  /** Counts what goes over it. Default: nothing does. */
+  traffic?: Traffic;
 }
 
 export interface LocalServer {
@@ -63,6 +66,7 @@ export async function createLocalServer(options: LocalServerOptions): Promise<Lo
   const running = trackResponses(server, 'connection');
   const cut = trackConnections(server, { connections: limits.connections, log });
   logRequests(server, log);
+  options.traffic?.follow(server, 'connection');
   const serviceOf = (request: IncomingMessage) => services.find((each) => each.claims(request));
   const onLate = (request: IncomingMessage, response: ServerResponse) => {
     const problem = { status: 408, text: 'This request took too long.' };

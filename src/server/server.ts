@@ -21,6 +21,7 @@ import type { Redirects } from './redirects.js';
 import { type Exchange, failed, sendText } from './responses.js';
 import { type Running, trackResponses } from './running.js';
 import type { HttpService, Visitor } from './service.js';
+import type { Traffic } from './traffic.js';
 import { createPieceBudget } from './transfer.js';
 
 /** How long, in milliseconds, the server waits for a client, and how much it does at once. */
@@ -67,6 +68,8 @@ export interface ImageServerOptions {
   trustedProxies?: (() => readonly string[]) | undefined;
   /** Those of `streamsDir`, where others read them too. Default: its own. */
   documents?: Documents | undefined;
+  /** Counts what goes over it. Default: nothing does. */
+  traffic?: Traffic;
 }
 
 export interface CloseOptions {
@@ -113,6 +116,7 @@ export async function createImageServer(options: ImageServerOptions): Promise<Im
   const running = trackResponses(app.server, 'secureConnection');
   const cut = trackConnections(app.server, { connections: limits.connections, log });
   logRequests(app.server, log);
+  options.traffic?.follow(app.server, 'secureConnection');
   const onLate = (request: IncomingMessage, response: ServerResponse) =>
     refuse({ request, response }, { services, status: 408, text: 'This request took too long.' });
   const patience = limitRequests(app.server, { ...limits, onLate });

@@ -24,6 +24,8 @@ export interface Keeper {
   save(trusted: Trusted): Promise<void>;
   /** Whether the file could be read, now or once before. */
   isKnown(): boolean;
+  /** How many clients there are, by what was read or saved last. */
+  clients(): number;
   /** The client with that certificate, by what was read or saved last. */
   client(fingerprint: string): StoredClient | undefined;
   /** Takes down that a client was seen. */
@@ -77,6 +79,7 @@ export function createKeeper({ file, write, log, now }: KeeperOptions): Keeper {
       written = now();
     },
     isKnown: () => known !== undefined,
+    clients: () => known?.size ?? 0,
     client: (fingerprint) => known?.get(fingerprint),
     saw(fingerprint) {
       seen.set(fingerprint, new Date(now()).toISOString());

@@ -104,6 +104,8 @@ export interface Trust {
   add(wish: { name: string; certificate: Uint8Array }): Promise<StoredClient>;
   /** @throws ServerError DAMAGED, DENIED or IO, where the file cannot be read */
   list(): Promise<TrustList>;
+  /** How many clients are trusted, by what was read last. */
+  clients(): number;
   /** Trusts the client of that name no more, and none of its tokens. @throws ServerError USAGE where there is none */
   remove(name: string): Promise<Removed>;
   /** Reads the file again; where that fails, what was known stays, and the log says why. */
@@ -131,6 +133,7 @@ export async function openTrust(options: TrustOptions): Promise<Trust> {
     invite: (wish) => keeper.inTurn(() => invite(wish, parts)),
     add: (wish) => keeper.inTurn(() => add(wish, parts)),
     list: () => keeper.inTurn(() => list(parts)),
+    clients: () => keeper.clients(),
     remove: (name) => keeper.inTurn(() => remove(name, parts)),
     refresh: () => keeper.inTurn(refresh),
     close: () => keeper.inTurn(keeper.keepSeen),

@@ -395,3 +395,35 @@ describe('an image that is removed', () => {
     assert.deepEqual(await publishedPaths(site), []);
   });
 });
+
+describe('uploads are counted', () => {
+  test('by what became of them, with what they brought', async (t) => {
+    const site = await librarySite(t, { maxSize: 10_000 });
+    const { library } = site;
+    const parts = await splitParts();
+    const size = parts.metadata.length + parts.rootfs.length;
+    await upload(site, parts);
+    const { ended, bytes, running, publishing } = library.counts();
+    assert.deepEqual(ended, { added: 1, refused: 0, cancelled: 0, failed: 0 });
+    assert.deepEqual([bytes, running, publishing], [size, 0, 0]);
+
+    await assert.rejects(upload(site, parts), { code: 'IMAGE_EXISTS' });
+    await assert.rejects(upload(site, { unified: Buffer.alloc(20_000) }), { code: 'TOO_LARGE' });
+    const { signal } = new AbortController();
+    const open = await library.begin({ signal });
+    assert.equal(library.counts().running, 1);
+    await open.discard();
+    const broken = await library.begin({ signal });
+    async function* failing(): AsyncGenerator<Uint8Array> {
+      yield Buffer.from('x');
+      throw new Error('the disk is on fire');
+    }
+    await assert.rejects(broken.write('unified', failing()));
+    await broken.discard();
+    await broken.discard();
+    library.configure({ uploads: { enabled: false, maxSize: 1 }, publish: { removalGrace: 0 } });
+    await assert.rejects(library.begin({ signal }), { code: 'UPLOADS_OFF' });
+    assert.deepEqual(library.counts().ended, { added: 1, refused: 3, cancelled: 1, failed: 1 });
+    assert.equal(library.counts().running, 0);
+  });
+});

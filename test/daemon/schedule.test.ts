@@ -80,7 +80,14 @@ describe('a job', timeLimit, () => {
     const job = tracked('rescan', '*/15 * * * *');
     const { pass, schedule, logged } = simulate(t, [job]);
     assert.deepEqual(schedule.state(), [
-      { name: 'rescan', schedule: '*/15 * * * *', state: 'idle', next: at(15), missed: 0 },
+      {
+        name: 'rescan',
+        schedule: '*/15 * * * *',
+        state: 'idle',
+        next: at(15),
+        missed: 0,
+        failures: 0,
+      },
     ]);
     await pass(hour);
     assert.deepEqual(job.starts, [at(15), at(30), at(45), at(60)]);
@@ -91,6 +98,7 @@ describe('a job', timeLimit, () => {
       state: 'idle',
       next: at(75),
       missed: 0,
+      failures: 0,
     });
     assert.deepEqual(Object.keys(last ?? {}), ['at', 'ms']);
     assert.equal(last?.at, at(60));
@@ -115,7 +123,7 @@ describe('a job', timeLimit, () => {
     await pass(2 * hour);
     assert.deepEqual(job.starts, []);
     assert.deepEqual(schedule.state(), [
-      { name: 'verify', schedule: '', state: 'idle', missed: 0 },
+      { name: 'verify', schedule: '', state: 'idle', missed: 0, failures: 0 },
     ]);
     await schedule.close();
   });
@@ -176,6 +184,7 @@ describe('a job', timeLimit, () => {
       assert.deepEqual(logged(), [event, event]);
       assert.equal(stateOf('prune').last?.failure, 'the disk is full');
       assert.equal(stateOf('prune').last?.at, at(30));
+      assert.equal(stateOf('prune').failures, 2);
       await schedule.close();
     });
   }
@@ -552,7 +561,7 @@ describe('daylight saving', timeLimit, () => {
     `);
     assert.deepEqual(result, {
       warnings: [{ job: 'prune', cron: '30 2 25-31 3 0' }],
-      state: [{ name: 'prune', schedule: '30 2 25-31 3 0', state: 'idle', missed: 0 }],
+      state: [{ name: 'prune', schedule: '30 2 25-31 3 0', state: 'idle', missed: 0, failures: 0 }],
     });
   });
 });

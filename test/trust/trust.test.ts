@@ -456,6 +456,7 @@ describe('a certificate that is added directly', () => {
     };
     assert.deepEqual(await trust.add({ name: 'alice', certificate: alice.der }), added);
     assert.deepEqual(await trust.list(), { clients: [added], tokens: [] });
+    assert.equal(trust.clients(), 1);
     assert.ok(isTrusted(trust, alice));
   });
 

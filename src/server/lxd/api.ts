@@ -36,6 +36,8 @@ export interface LxdApiOptions {
 
 export interface LxdApi extends HttpService {
   upgrade(upgrade: Upgrade): boolean;
+  /** How many listen to events. */
+  listeners(): number;
   /** Aborts the calls under way, and says goodbye to who listens to events. */
   close(): Promise<void>;
 }
@@ -77,6 +79,7 @@ export function createLxdApi(options: LxdApiOptions): LxdApi {
       const mayListen = () => callerOf(visitor, callers).client !== undefined;
       return mayListen() && events.accept({ request, socket, head, mayListen });
     },
+    listeners: () => events.listeners(),
     async close() {
       for (const controller of calls) controller.abort();
       await events.close();

@@ -29,6 +29,8 @@ export interface EventsOptions {
 export interface Events {
   /** Whether no more can listen. */
   isFull(): boolean;
+  /** How many listen. */
+  listeners(): number;
   /**
    * Takes over the connection of a client that is allowed to listen.
    * @returns whether the request is for a websocket, and there is room
@@ -79,6 +81,7 @@ export function createEvents({ operations, log, limits: given }: EventsOptions):
 
   return {
     isFull,
+    listeners: () => listeners.size,
     accept({ request, socket, head, mayListen = () => true }) {
       if (!isWebsocketRequest(request) || isFull()) return false;
       upgrader.handleUpgrade(request, socket, head, (websocket) => {

@@ -26,9 +26,18 @@ export interface OperationsOptions {
   limits?: Partial<OperationsLimits>;
 }
 
+export interface OperationCounts {
+  running: number;
+  success: number;
+  failure: number;
+  cancelled: number;
+}
+
 export interface OperationsStore extends Operations {
   /** The oldest first. */
   list(): Operation[];
+  /** How many are under way, and how many have ended so far, and how. */
+  counts(): OperationCounts;
   /**
    * Has the work of one abort, or ends a token; where it has ended, nothing is done.
    * @returns when it has ended
@@ -51,6 +60,7 @@ export function createOperations({ log, limits: given }: OperationsOptions): Ope
   const running = new Map<string, Task>();
   const ended = new Map<string, Task>();
   const listeners = new Set<(view: OperationView) => void>();
+  const counts = { success: 0, failure: 0, cancelled: 0 };
   let closed = false;
   const find = (id: string) => running.get(id) ?? ended.get(id);
 
@@ -58,6 +68,7 @@ export function createOperations({ log, limits: given }: OperationsOptions): Ope
     begin,
     end: (id, how) => running.get(id)?.end(how === 'success' ? { metadata: {} } : cancelled()),
     get: find,
+    counts: () => ({ running: running.size, ...counts }),
     list: () => [...ended.values(), ...running.values()].sort(byAge),
     cancel: async (id, signal) => {
       const task = running.get(id);
@@ -100,6 +111,8 @@ export function createOperations({ log, limits: given }: OperationsOptions): Ope
   function keep(task: Task): void {
     running.delete(task.id);
     ended.set(task.id, task);
+    const { status } = task.view();
+    counts[status === 'Success' ? 'success' : status === 'Failure' ? 'failure' : 'cancelled'] += 1;
     task.forgetAfter(limits.endedMs, () => ended.delete(task.id));
     for (const [id, oldest] of ended) {
       if (ended.size <= limits.ended) break;

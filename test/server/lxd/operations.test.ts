@@ -279,3 +279,17 @@ test('at the end all abort and are waited for, and nothing begins any more', asy
   assert.equal(heard.filter((each) => each === `Cancelled ${why}`).length, 2);
   assert.throws(() => operations.begin({ description: 'x' }), { code: 'INTERRUPTED' });
 });
+
+test('operations are counted, those that run and those that have ended by how', async (t) => {
+  const { operations } = makeOperations(t, { ended: 1 });
+  const begin = (work: typeof endless) => operations.begin({ description: 'x', work });
+  const good = begin(async () => undefined);
+  const bad = begin(async () => {
+    throw new ServerError('IO', 'no');
+  });
+  const running = begin(endless);
+  await Promise.all([good.ended(), bad.ended()]);
+  assert.deepEqual(operations.counts(), { running: 1, success: 1, failure: 1, cancelled: 0 });
+  await operations.cancel(running.id);
+  assert.deepEqual(operations.counts(), { running: 0, success: 1, failure: 1, cancelled: 1 });
+});
