@@ -101,6 +101,7 @@ async function run<Options extends object>(
       json: options.json === true,
       print: (text) => stdout.write(`${text}\n`),
       terminal: stderr.isTTY && options.json !== true ? stderr : undefined,
+      screen,
       colour: stdout.isTTY === true && !plain,
       ask: stdin.isTTY && stderr.isTTY && options.json !== true ? asker(signal) : undefined,
       signal,
@@ -109,6 +110,13 @@ async function run<Options extends object>(
     },
     options,
   );
+}
+
+/** A terminal that does not tell its size is as large as terminals were. */
+function screen(): ReturnType<Command['screen']> {
+  const { isTTY, columns, rows } = process.stdout;
+  if (!isTTY || process.env.TERM === 'dumb') return undefined;
+  return { columns: columns || 80, rows: rows || 24 };
 }
 
 /** Asks on standard error, for the results on standard output may go elsewhere. */

@@ -17,6 +17,8 @@ export interface Command {
   print: (text: string) => void;
   /** The terminal to show progress on; `undefined` where standard error is none. */
   terminal: NodeJS.WriteStream | undefined;
+  /** The size of the terminal that results go to, as it is now; `undefined` where they go elsewhere. */
+  screen: () => { columns: number; rows: number } | undefined;
   /** Whether results may have colour. */
   colour: boolean;
   /** Asks whoever sits at the terminal; `undefined` where nobody does. */

@@ -6,6 +6,7 @@ import { descriptions } from './descriptions.js';
 import type { InitOptions } from './init.js';
 import type { TrustOptions as HostKeyOptions, MirrorOptions, SyncOptions } from './mirror.js';
 import type { ServeOptions } from './serve.js';
+import type { StatusOptions } from './status.js';
 import type { TrustAddOptions, TrustOptions } from './trust.js';
 import type { UpdateOptions } from './update.js';
 import type { VerifyCommandOptions } from './verify.js';
@@ -102,9 +103,15 @@ export function createProgram({ version, execute }: ProgramOptions): Program {
   verb<object>('list', 'list published products and versions', async () => {
     return (await import('./list.js')).list;
   });
-  verb<object>('status', 'what the daemon does, what is published, what is held back', async () => {
-    return (await import('./status.js')).status;
-  });
+  verb<StatusOptions>(
+    'status',
+    'what the daemon does, what is published, what is held back',
+    async () => (await import('./status.js')).status,
+  ).option(
+    '--watch [seconds]',
+    'show it until Ctrl+C, anew every 2 seconds or so many',
+    parseEvery,
+  );
   verb<object>(
     'reload',
     'have the running daemon read its configuration again',
@@ -205,6 +212,13 @@ function parseTime(text: string): number {
   const time = parseDuration(text);
   if (time === undefined) throw new InvalidArgumentError('Give a time such as "24h" or "7d".');
   return time;
+}
+
+/** In seconds. */
+function parseEvery(text: string): number {
+  const seconds = Number(text);
+  if (seconds >= 0.1 && seconds <= 86_400) return seconds;
+  throw new InvalidArgumentError('Give seconds, from 0.1 to 86400.');
 }
 
 function addAddress(text: string, before: string[] = []): string[] {
