@@ -222,6 +222,14 @@ describe('the check', () => {
     assert.deepEqual(health.state(), { ok: true });
   });
 
+  test('is failed where the images folder is away, though no run has met that', async (t) => {
+    const { health } = await check(t);
+    health.activity({ doing: 'idle' });
+    await eventually('it is noticed', () => !health.state().ok);
+    assert.equal(health.state().reason, 'the images folder cannot be reached');
+    assert.match(health.state().detail ?? '', /\/images: no such file/);
+  });
+
   test('is failed when the daemon ends', async (t) => {
     const { health, ending } = await check(t);
     health.activity({ doing: 'idle' });
