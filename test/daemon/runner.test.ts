@@ -158,7 +158,8 @@ describe('a run', () => {
     (await pipeline.next()).fail(new ServerError('DISK_FULL', 'No room', { hint }));
     runner.changed('b');
     const second = await pipeline.next();
-    assert.deepEqual(activities.at(-1), { doing: 'waiting', failure: `No room; ${hint}` });
+    const waiting = { doing: 'waiting', failure: `No room; ${hint}`, code: 'DISK_FULL' };
+    assert.deepEqual(activities.at(-1), waiting);
     assert.deepEqual(second.options.folders?.toSorted(), ['a', 'b']);
     second.fail(new ServerError('DISK_FULL', 'No room', { hint }));
     runner.retry();
@@ -293,7 +294,8 @@ test('work of its own that cannot publish is told, and its run is tried again', 
   );
   (await pipeline.next()).fail(new ServerError('DISK_FULL', 'No room'));
   await own;
-  assert.deepEqual(activities.at(-1), { doing: 'waiting', failure: 'No room' });
+  const waiting = { doing: 'waiting', failure: 'No room', code: 'DISK_FULL' };
+  assert.deepEqual(activities.at(-1), waiting);
   runner.retry();
   const again = await pipeline.next();
   assert.deepEqual(again.options.folders, ['']);
