@@ -13,7 +13,9 @@ SIGHUP has it read its configuration again; SIGTERM ends it.`,
 certificate again, without an end to what is being downloaded.`,
   list: 'List published products and versions.',
   status: `Show what the daemon does, what is published, how the mirrors are, and what is held back with reason and
-cure. Without a daemon, show what the documents hold.`,
+cure. Without a daemon, show what the documents hold. On a terminal lists are as long as the screen has room for;
+\`--json\` has all of them. With \`--watch\` it is shown until Ctrl+C, also while no daemon runs; with \`--json\`
+as well, each time a document on a line of its own.`,
   reload: `Have the running daemon read its configuration again, and show which keys changed. A configuration that says
 something wrong is refused, and the daemon goes on with the one before.`,
   verify: `Read every published file again and compare it with the documents. With \`--repair\`, files with other
