@@ -10,8 +10,11 @@ import type { Logger } from '../log.js';
 import { ownWordHeader } from '../mirror/probe.js';
 import { createPipeline, type RunResult } from '../pipeline.js';
 import { createControlServer } from '../server/control.js';
+import { createDocuments } from '../server/documents.js';
 import { createServing, type Serving } from '../server/following.js';
+import { createImageRedirects } from '../server/image-redirects.js';
 import { createLocalServer, type LocalServer } from '../server/local.js';
+import { keepFlag } from '../server/redirect-flag.js';
 import { createSelfCheck } from '../server/self-check.js';
 import type { HttpService } from '../server/service.js';
 import { createTraffic } from '../server/traffic.js';
@@ -150,15 +153,30 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
   const services: readonly HttpService[] = [selfCheck.service, api.service];
   const trustedProxies = () => configuration().server.trustedProxies;
   const traffic = { https: createTraffic(), nginx: createTraffic() };
+  const documents = createDocuments({ dir: paths.streams, log });
   const serving = createServing({
-    ...{ log, services, redirects, trustedProxies },
+    ...{ log, services, redirects, trustedProxies, documents },
     traffic: traffic.https,
   });
   parts.serving = serving;
+  const { root, images: imagesDir } = paths;
+  const imageRedirects = createImageRedirects({ root, imagesDir, documents, redirects });
+  const flag = keepFlag({
+    runDir: paths.run,
+    enabled: () => parts.local !== undefined && redirects.enabled(),
+  });
+  const tellNginx = () =>
+    flag.refresh().catch((err: unknown) => {
+      log.error({ err }, 'cannot tell nginx whether clients are redirected');
+    });
+  const closeLocal = async () => {
+    await doEnd(flag.close, log);
+    await parts.local?.close({ graceMs });
+  };
   const graceMs = downloadsMs;
   const together = [
     ...[runner.close, library.close, redirects.close, replication.close, api.close],
-    ...[() => serving.close({ graceMs }), async () => parts.local?.close({ graceMs })],
+    ...[() => serving.close({ graceMs }), closeLocal],
   ];
   atEnd(() => Promise.all(together.map((end) => doEnd(end, log))));
   await library.sweep();
@@ -187,6 +205,7 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     trust,
     library,
     api,
+    tellNginx,
   });
   parts.reloader = reloader;
   reporter.attach({ runner, serving, schedule, replication, redirects, health });
@@ -215,9 +234,10 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     log.error({ err }, 'cannot serve over HTTPS; everything else goes on, and it is tried again');
   });
   parts.local = await createLocalServer({
-    ...{ runDir: paths.run, services, traffic: traffic.nginx, log },
-    group: config.server.socketGroup,
+    ...{ runDir: paths.run, services: [...services, imageRedirects], log },
+    ...{ traffic: traffic.nginx, group: config.server.socketGroup },
   });
+  await tellNginx();
 
   await replication.apply(config);
   await redirects.apply(config);

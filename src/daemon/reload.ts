@@ -34,6 +34,8 @@ export interface ReloaderOptions {
   trust: Pick<Trusting, 'refresh'>;
   library: Pick<KeptLibrary, 'configure'>;
   api: Pick<DaemonApi, 'follow'>;
+  /** Has nginx know whether clients are redirected; never rejects. */
+  tellNginx: () => Promise<void>;
 }
 
 export interface Reloader {
@@ -66,6 +68,7 @@ export function createReloader(options: ReloaderOptions): Reloader {
     trust,
     library,
     api,
+    tellNginx,
   } = options;
   let { config } = options;
   const turns = createTurns();
@@ -95,6 +98,7 @@ export function createReloader(options: ReloaderOptions): Reloader {
         await accept(next);
         config = next;
       });
+      await tellNginx();
       const changed = changedKeys(before, config);
       log.info({ changed }, 'configuration read again');
       return changed;
@@ -106,6 +110,7 @@ export function createReloader(options: ReloaderOptions): Reloader {
     reload: () => turns.take(reloadOnce),
     refresh: () =>
       turns.take(async () => {
+        await tellNginx();
         await api.follow(config.server);
         await serving.apply(config);
       }),

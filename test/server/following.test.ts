@@ -15,6 +15,7 @@ import { createServing, type ServingConfig } from '../../src/server/following.js
 import { cli } from '../support/cli.js';
 import { memoryLog } from '../support/memory-log.js';
 import { freePort } from '../support/ports.js';
+import { testRedirects } from '../support/redirecting.js';
 import {
   imagesDocument,
   publishDocument,
@@ -23,7 +24,7 @@ import {
   writeUnder,
 } from '../support/served-tree.js';
 import { temporaryFolder } from '../support/temporary.js';
-import { createTestCertificate } from '../support/tls.js';
+import { createTestCertificate, rawGet } from '../support/tls.js';
 
 const rootfs = `${version}/rootfs.squashfs`;
 /** More than sockets and pipes hold, so that it is under way until it is read. */
@@ -340,4 +341,22 @@ test('serve needs an address', async (t) => {
     'error: There is no address to serve on: server.listen is ""; set it in the configuration, or name an address with --listen\n',
   );
   assert.equal(child.exitCode ?? (await once(child, 'exit'))[0], 2);
+});
+
+test('what it redirects, and which proxies it believes, goes with it to another address', async (t) => {
+  const config = await site(t);
+  const redirects = testRedirects();
+  const { log } = memoryLog();
+  const serving = createServing({ log, redirects, trustedProxies: () => ['127.0.0.0/8'] });
+  t.after(() => serving.close({ graceMs: 0 }));
+  const headers = { 'X-Forwarded-For': '198.51.100.7' };
+  for (const listen of [config.server.listen, `127.0.0.1:${await freePort()}`]) {
+    await serving.apply({ ...config, server: { ...config.server, listen } });
+    const { status } = await rawGet(Number(listen.split(':')[1]), `/${rootfs}`, { headers });
+    assert.equal(status, 302);
+    assert.deepEqual(
+      redirects.take().map(({ client }) => client),
+      ['198.51.100.7'],
+    );
+  }
 });

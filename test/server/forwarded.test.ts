@@ -4,6 +4,9 @@ import fc from 'fast-check';
 import { createNetworkSet } from '../../src/catalog/networks.js';
 import { plainAddress } from '../../src/server/connections.js';
 import { createForwarded, type Forwardable } from '../../src/server/forwarded.js';
+import type { HttpService, Visitor } from '../../src/server/service.js';
+import { serveTree } from '../support/served-tree.js';
+import { rawGet } from '../support/tls.js';
 
 const proxy = '192.0.2.10';
 const trusted = ['192.0.2.0/28', '10.0.0.0/8', '2001:db8:1::/48'];
@@ -108,6 +111,33 @@ test('an address of a link goes without its zone', () => {
   assert.equal(plainAddress('fe80::1%eth0'), 'fe80::1');
   assert.equal(plainAddress('::ffff:192.0.2.1'), '192.0.2.1');
   assert.equal(plainAddress(undefined), '');
+});
+
+test('services are told who asks, and where that is not known', async (t) => {
+  const visitors: Visitor[] = [];
+  const service: HttpService = {
+    claims: () => true,
+    async answer(visit) {
+      visitors.push(visit.visitor);
+      visit.response.end();
+    },
+    refuse: ({ response }) => void response.destroy(),
+  };
+  let proxies: string[] = [];
+  const trustedProxies = () => proxies;
+  const { port } = await serveTree(t, {}, { services: [service], trustedProxies });
+  const header = { 'X-Forwarded-For': '198.51.100.7' };
+  await rawGet(port, '/');
+  await rawGet(port, '/', { headers: header });
+  proxies = ['127.0.0.1/32'];
+  await rawGet(port, '/', { headers: header });
+  const peer = '127.0.0.1';
+  const expected = [
+    { address: peer },
+    { address: peer, forwarded: true },
+    { address: '198.51.100.7' },
+  ];
+  assert.deepEqual(visitors, expected);
 });
 
 const part = fc.oneof(

@@ -12,6 +12,8 @@ export interface SlowClientsOptions {
   port: number;
   /** TCP connections that never say a word. */
   silent: number;
+  /** TLS clients that ask for `path`, take the answer, and stay for another request. Default: 0. */
+  idle?: number;
   /** TLS clients that ask for `path` and then read a byte now and then. */
   dripping: number;
   path: string;
@@ -19,7 +21,7 @@ export interface SlowClientsOptions {
 
 export interface SlowClients {
   /** How many connections the server has left open. */
-  count(): Promise<{ silent: number; dripping: number }>;
+  count(): Promise<{ silent: number; idle: number; dripping: number }>;
   close(): Promise<void>;
 }
 
@@ -30,7 +32,7 @@ export async function startSlowClients(options: SlowClientsOptions): Promise<Slo
   return {
     async count() {
       child.send('count');
-      return (await answer(child, 'count')) as { silent: number; dripping: number };
+      return (await answer(child, 'count')) as { silent: number; idle: number; dripping: number };
     },
     async close() {
       child.kill();
@@ -53,8 +55,9 @@ interface Message {
   value?: unknown;
 }
 
-async function runClients({ port, silent, dripping, path }: SlowClientsOptions): Promise<void> {
-  const open = { silent: 0, dripping: 0 };
+async function runClients(options: SlowClientsOptions): Promise<void> {
+  const { port, silent, idle = 0, dripping, path } = options;
+  const open = { silent: 0, idle: 0, dripping: 0 };
   await inBatches(silent, async () => {
     const socket = connect(port, '127.0.0.1');
     watch(socket, () => {
@@ -62,6 +65,16 @@ async function runClients({ port, silent, dripping, path }: SlowClientsOptions):
     });
     await once(socket, 'connect');
     open.silent += 1;
+  });
+  await inBatches(idle, async () => {
+    const socket = await connectTls(port);
+    watch(socket, () => {
+      open.idle -= 1;
+    });
+    socket.write(`GET ${path} HTTP/1.1\r\nHost: x\r\n\r\n`);
+    const [head] = (await once(socket, 'data')) as [Buffer];
+    if (!head.toString().startsWith('HTTP/1.1 200 ')) throw new Error(`Not served: ${head}`);
+    open.idle += 1;
   });
   await inBatches(dripping, async () => {
     const socket = await connectTls(port);
