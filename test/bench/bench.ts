@@ -1,10 +1,11 @@
 /**
- * `npm run bench [-- publish|serve|watch|mirror|upload] [--short]`: measures, and prints tables for the README.
+ * `npm run bench [-- publish|serve|redirect|watch|mirror|upload] [--short]`: measures, and prints tables for the README.
  */
 import { cpus, totalmem } from 'node:os';
 import { markdown, type Row } from './measure.js';
 import { benchMirror } from './mirror.js';
 import { benchPublish } from './publish.js';
+import { benchRedirect } from './redirect.js';
 import { benchReplicate } from './replicate.js';
 import { benchServe } from './serve.js';
 import { benchUpload } from './upload.js';
@@ -19,7 +20,7 @@ print(
 );
 if (what === 'all' || what === 'publish') await publish();
 if (what === 'all' || what === 'publish' || what === 'serve') await serve();
-
+if (what === 'all' || what === 'redirect') await redirect();
 if (what === 'all' || what === 'watch') await watch();
 if (what === 'all' || what === 'mirror') await mirror();
 if (what === 'all' || what === 'upload') await upload();
@@ -33,6 +34,15 @@ async function publish(): Promise<void> {
   print('\n| versions | find | first | unchanged | one added | peak memory |');
   print('| ---: | ---: | ---: | ---: | ---: | ---: |');
   for (const line of curve) print(`| ${line.join(' | ')} |`);
+}
+
+async function redirect(): Promise<void> {
+  const size = { mirrors: 200, versions: 10_000 };
+  const rows = await benchRedirect({
+    ...size,
+    ...(short ? { rounds: 1, seconds: 1 } : { rounds: 5, seconds: 5 }),
+  });
+  print(`\n${markdown(rows)}`);
 }
 
 async function watch(): Promise<void> {
