@@ -34,8 +34,6 @@ interface Candidate<P> {
 export function createNearest<P extends Place>(places: readonly P[]): Nearest<P> {
   const all = places
     .filter(({ weight }) => weight > 0)
-    // Of two that are equal the first is taken, whatever the order in which they were given.
-    .sort((a, b) => (a.name < b.name ? -1 : 1))
     .map((place): Candidate<P> => ({ place, hash: hashOf(place.name) }));
   const table = createNetworkTable(
     all.flatMap((each) => each.place.networks.map((network) => [network, each] as const)),
@@ -73,22 +71,22 @@ function firstFitting<P extends Place>(options: {
  * second is asked for.
  */
 function* inOrder<P extends Place>(candidates: Candidate<P>[], client: number): Generator<P> {
-  const distances = candidates.map(({ place, hash }) => distance(client ^ hash, place.weight));
-  let first = 0;
-  for (const [index, each] of distances.entries()) {
-    if (each < (distances[first] as number)) first = index;
+  let nearest: Candidate<P> | undefined;
+  let least = Number.POSITIVE_INFINITY;
+  for (const candidate of candidates) {
+    const far = distance(candidate, client);
+    if (far < least) [nearest, least] = [candidate, far];
   }
-  const nearest = candidates[first];
   if (nearest === undefined) return;
   yield nearest.place;
-  const rest = [...candidates.keys()].filter((index) => index !== first);
-  rest.sort((a, b) => (distances[a] as number) - (distances[b] as number));
-  for (const index of rest) yield (candidates[index] as Candidate<P>).place;
+  const others = candidates.filter((each) => each !== nearest);
+  const ranked = others.map((each) => ({ place: each.place, far: distance(each, client) }));
+  for (const { place } of ranked.sort((a, b) => a.far - b.far)) yield place;
 }
 
 /** Exponentially distributed with the weight as its rate: so the shares of the nearest places are as the weights. */
-function distance(seed: number, weight: number): number {
-  return -Math.log((mixed(seed) + 0.5) / 2 ** 32) / weight;
+function distance({ place, hash }: Candidate<Place>, client: number): number {
+  return -Math.log((mixed(client ^ hash) + 0.5) / 2 ** 32) / place.weight;
 }
 
 /** FNV-1a over the text's code units: 32 bits. */
