@@ -75,8 +75,8 @@ export async function locate(
  * another one.
  */
 export function hasFile({ headers }: Pick<IncomingMessage, 'headers'>, sha256: string): boolean {
-  const validators = { etag: `"${sha256}"`, lastModified: '' };
-  return headers['if-none-match'] !== undefined && isNotModified(headers, validators);
+  // No date fits one that is none.
+  return isNotModified(headers, { etag: `"${sha256}"`, lastModified: '' });
 }
 
 /** Sends the client to `url`, an absolute one. Which mirror that is changes with its health, and with who asks. */
