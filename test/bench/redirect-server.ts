@@ -32,6 +32,8 @@ export interface Report {
   lagMs: number;
   /** Since the last reset. */
   redirected: number;
+  /** Processor time since then, in microseconds. */
+  cpuUs: number;
   /** A second. */
   decisions: number;
 }
@@ -57,14 +59,20 @@ async function run({ folder, mirrors, versions }: RedirectServerOptions): Promis
   await publishedFile(documents, 'images');
   const lag = monitorEventLoopDelay({ resolution });
   lag.enable();
+  let used = process.cpuUsage();
   const paths = files.map(({ path }) => path);
   const answers: Record<string, () => Partial<Report>> = {
     reset() {
       lag.reset();
       counts.redirected = 0;
+      used = process.cpuUsage();
       return {};
     },
-    report: () => ({ ...counts, lagMs: Math.max(0, lag.percentile(99) / 1e6 - resolution) }),
+    report() {
+      const { user, system } = process.cpuUsage(used);
+      const lagMs = Math.max(0, lag.percentile(99) / 1e6 - resolution);
+      return { ...counts, lagMs, cpuUs: user + system };
+    },
     decide: () => ({ decisions: decisionsPerSecond(redirects, files) }),
   };
   process.on('message', (what: string) => process.send?.(answers[what]?.() ?? {}));
