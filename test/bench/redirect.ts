@@ -8,6 +8,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import { nodeOptions } from '../support/cli.js';
 import { createDice } from '../support/dice.js';
 import { withFolder } from './folder.js';
 import { median, type Row } from './measure.js';
@@ -160,7 +161,8 @@ async function askSocket(load: {
 const sibling = (name: string) => fileURLToPath(new URL(name, import.meta.url));
 
 async function startServer(options: RedirectServerOptions): Promise<Server> {
-  const child = fork(sibling('redirect-server.js'));
+  // As the daemon runs.
+  const child = fork(sibling('redirect-server.js'), { execArgv: [...nodeOptions] });
   return { process: child, ...(await tell<Ready>(child, options)) };
 }
 
