@@ -25,8 +25,8 @@ import { createJournal } from './journal.js';
 import { createLibrary, type KeptLibrary } from './library.js';
 import { createLookout, type Lookout } from './lookout.js';
 import { createDaemonApi } from './lxd-api.js';
-import { createRedirector } from './redirects.js';
 import { createMetrics, type MetricsSources } from './metrics.js';
+import { createRedirector } from './redirects.js';
 import { createReloader, type Reloader } from './reload.js';
 import { createReplication } from './replication.js';
 import { createReporter } from './report.js';
@@ -237,10 +237,9 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     ...{ runDir: paths.run, services: [...services, imageRedirects], log },
     ...{ traffic: traffic.nginx, group: config.server.socketGroup },
   });
-  await tellNginx();
-
   await replication.apply(config);
   await redirects.apply(config);
+  await tellNginx();
 
   const { changed: onChange, retry: onReturn } = runner;
   const lookout = await createLookout({ images: paths.images, onChange, onReturn, log });
