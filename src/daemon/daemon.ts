@@ -26,6 +26,7 @@ import { createLibrary, type KeptLibrary } from './library.js';
 import { createLookout, type Lookout } from './lookout.js';
 import { createDaemonApi } from './lxd-api.js';
 import { createMetrics, type MetricsSources } from './metrics.js';
+import { openMonitoring } from './monitoring.js';
 import { createRedirector } from './redirects.js';
 import { createReloader, type Reloader } from './reload.js';
 import { createReplication } from './replication.js';
@@ -149,8 +150,11 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     ...{ root: paths.root, version: options.version, configuration },
     ...{ library, callers: trust, log },
   });
+  const monitoring = await openMonitoring({
+    ...{ stateDir: paths.state, configuration, reporter, replication, callers: trust, log },
+  });
   // What is answered beside the published tree: over HTTPS, and to the nginx of this machine.
-  const services: readonly HttpService[] = [selfCheck.service, api.service];
+  const services: readonly HttpService[] = [selfCheck.service, api.service, monitoring.service];
   const trustedProxies = () => configuration().server.trustedProxies;
   const traffic = { https: createTraffic(), nginx: createTraffic() };
   const documents = createDocuments({ dir: paths.streams, log });
@@ -179,6 +183,8 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     ...[() => serving.close({ graceMs }), closeLocal],
   ];
   atEnd(() => Promise.all(together.map((end) => doEnd(end, log))));
+  // Before the mirrors end: it keeps how they were.
+  atEnd(() => monitoring.close());
   await library.sweep();
 
   const jobs = createJobs({
