@@ -1,0 +1,105 @@
+/** Elements made of text alone, and how what is shown becomes what it should be without losing the reader's place. */
+
+type Child = Node | string | false | undefined;
+
+type Attributes = Record<string, string | undefined>;
+
+/** An element with attributes and children; what is `false` or `undefined` is left out. */
+export function make<Tag extends keyof HTMLElementTagNameMap>(
+  tag: Tag,
+  attributes: Attributes = {},
+  ...children: readonly Child[]
+): HTMLElementTagNameMap[Tag] {
+  const element = document.createElement(tag);
+  setAll(element, attributes);
+  element.append(...children.filter((child) => child !== undefined && child !== false));
+  return element;
+}
+
+/** An element of SVG. */
+export function draw(tag: string, attributes: Attributes, ...children: readonly Node[]): Element {
+  const element = document.createElementNS('http://www.w3.org/2000/svg', tag);
+  setAll(element, attributes);
+  element.append(...children);
+  return element;
+}
+
+function setAll(element: Element, attributes: Attributes): void {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value !== undefined) element.setAttribute(name, value);
+  }
+}
+
+/** Text of somebody else's, which may run from right to left: what stands beside it stays where it is. */
+export function foreign(text: string): HTMLElement {
+  return make('bdi', {}, text);
+}
+
+/** The element of the frame with this ID. */
+export function find<Type extends HTMLElement>(id: string, type: new () => Type): Type {
+  const element = document.getElementById(id);
+  if (!(element instanceof type)) throw new Error(`no ${id} in the page`);
+  return element;
+}
+
+/**
+ * Has `element` hold just these children, and keeps each element that is there already: focus, selection and what
+ * the reader has opened stay. Those with a `data-key` are told apart by it; one with `data-own` keeps its children.
+ */
+export function show(element: Element, ...children: readonly Child[]): void {
+  const wanted = document.createElement('div');
+  wanted.append(...children.filter((child) => child !== undefined && child !== false));
+  patchChildren(element, wanted);
+}
+
+function patchChildren(element: Element, wanted: Element): void {
+  const keyed = new Map<string, Element>();
+  for (const child of element.children) {
+    const key = keyOf(child);
+    if (key !== undefined) keyed.set(key, child);
+  }
+  let at: ChildNode | null = element.firstChild;
+  for (const next of [...wanted.childNodes]) {
+    const key = keyOf(next);
+    const known: ChildNode | null | undefined = key === undefined ? at : keyed.get(key);
+    if (known == null || !isLike(known, next)) {
+      element.insertBefore(next, at);
+      continue;
+    }
+    if (known === at) at = at.nextSibling;
+    else element.insertBefore(known, at);
+    patch(known, next);
+  }
+  while (at !== null) {
+    const next: ChildNode | null = at.nextSibling;
+    at.remove();
+    at = next;
+  }
+}
+
+function keyOf(node: Node): string | undefined {
+  return node instanceof HTMLElement ? node.dataset.key : undefined;
+}
+
+function isLike(node: Node, other: Node): boolean {
+  return node.nodeName === other.nodeName && keyOf(node) === keyOf(other);
+}
+
+function patch(node: Node, next: Node): void {
+  if (!(node instanceof Element) || !(next instanceof Element)) {
+    if (node.nodeValue !== next.nodeValue) node.nodeValue = next.nodeValue;
+    return;
+  }
+  patchAttributes(node, next);
+  if (!node.hasAttribute('data-own')) patchChildren(node, next);
+}
+
+function patchAttributes(node: Element, next: Element): void {
+  for (const { name } of [...node.attributes]) {
+    // Whether it is open is the reader's to say.
+    if (name !== 'open' && !next.hasAttribute(name)) node.removeAttribute(name);
+  }
+  for (const { name, value } of next.attributes) {
+    if (node.getAttribute(name) !== value) node.setAttribute(name, value);
+  }
+}
