@@ -128,6 +128,7 @@ const stages: Record<string, string> = {
   look: 'Looking',
   check: 'Checking',
   retract: 'Taking documents back',
+  withdraw: 'Taking documents back',
   send: 'Sending',
   publish: 'Publishing',
   record: 'Keeping record',
