@@ -170,11 +170,9 @@ const following = follow({
   },
   onConnection(next) {
     connection = next;
-    if (next === 'live') {
-      refusal = '';
-      // What was missed is in the days.
-      void readAll();
-    }
+    if (next === 'live') refusal = '';
+    // What was missed is in the days; and whoever refuses a connection says why.
+    if (next === 'live' || next === 'lost') void readAll();
     showConnection();
   },
 });

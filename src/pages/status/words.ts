@@ -103,9 +103,14 @@ export function stateOf({ state }: Pick<Mirror, 'state'>): { text: string; mood:
   return { text, mood };
 }
 
-/** Whether somebody should look at a mirror. */
-export function isFailing({ state, serving }: Pick<Mirror, 'state' | 'serving'>): boolean {
-  return state === 'waiting' || state === 'stopped' || serving?.state === 'failing';
+/** Whether somebody should look at a mirror; one that is tried again fails until that has gone well. */
+export function isFailing({
+  state,
+  failure,
+  serving,
+}: Pick<Mirror, 'state' | 'failure' | 'serving'>): boolean {
+  if (failure !== undefined || serving?.state === 'failing') return true;
+  return state === 'waiting' || state === 'stopped';
 }
 
 /** How far a mirror is behind; '' where it is not. `at` is when the status was so, both in milliseconds. */

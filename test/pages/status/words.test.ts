@@ -89,6 +89,7 @@ test('mirrors and how they serve have words and moods; what is not known here ha
   assert.match(servingOf({ ...serving, state: 'unknown' }).text, /Not tried yet/);
   assert.equal(isFailing({ state: 'synced', serving: { ...serving, state: 'failing' } }), true);
   assert.equal(isFailing({ state: 'syncing' }), false);
+  assert.equal(isFailing({ state: 'syncing', failure: { at: ago(1), message: 'x' } }), true);
 });
 
 test('jobs say when, how it went, and what they missed', () => {
