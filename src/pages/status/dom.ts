@@ -44,7 +44,8 @@ export function find<Type extends HTMLElement>(id: string, type: new () => Type)
 
 /**
  * Has `element` hold just these children, and keeps each element that is there already: focus, selection and what
- * the reader has opened stay. Those with a `data-key` are told apart by it; one with `data-own` keeps its children.
+ * the reader has opened stay. Those with a `data-key` are told apart by it; one with `data-own` keeps its children, and
+ * one for which another with `data-keep` is given stays as it is.
  */
 export function show(element: Element, ...children: readonly Child[]): void {
   const wanted = document.createElement('div');
@@ -54,9 +55,13 @@ export function show(element: Element, ...children: readonly Child[]): void {
 
 function patchChildren(element: Element, wanted: Element): void {
   const keyed = new Map<string, Element>();
-  for (const child of element.children) {
+  const keys = new Set([...wanted.children].map(keyOf));
+  for (const child of [...element.children]) {
     const key = keyOf(child);
-    if (key !== undefined) keyed.set(key, child);
+    if (key === undefined) continue;
+    // What is moved loses the focus; so what is gone makes way first.
+    if (keys.has(key)) keyed.set(key, child);
+    else child.remove();
   }
   let at: ChildNode | null = element.firstChild;
   for (const next of [...wanted.childNodes]) {
@@ -90,6 +95,7 @@ function patch(node: Node, next: Node): void {
     if (node.nodeValue !== next.nodeValue) node.nodeValue = next.nodeValue;
     return;
   }
+  if (next.hasAttribute('data-keep')) return;
   patchAttributes(node, next);
   if (!node.hasAttribute('data-own')) patchChildren(node, next);
 }

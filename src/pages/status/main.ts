@@ -1,6 +1,6 @@
 /** The status page: what the daemon tells, as it changes. */
 import { chartOf } from './chart.js';
-import { find, show } from './dom.js';
+import { find, make, show } from './dom.js';
 import { type Connection, follow, type Source } from './live.js';
 import type { Day, Mirror, Status } from './status.js';
 import {
@@ -38,6 +38,8 @@ let ahead = 0;
 let allHeld = false;
 /** By mirror. */
 let charts = new Map<string, Element>();
+/** What the line of each mirror was made of: of hundreds few change. */
+let lines = new Map<string, string>();
 
 part('server').textContent = location.host;
 
@@ -67,13 +69,22 @@ function renderMirrors({ mirrors, at }: Status, now: number): void {
   part('legend').hidden = charts.size === 0 || mirrors.length === 0;
   const count = shown.length < mirrors.length ? `${shown.length} of ${mirrors.length} shown` : '';
   part('mirrors-count').textContent = mirrors.length === 0 ? 'None are configured.' : count;
-  show(part('mirrors'), ...shown.map((mirror) => mirrorOf(mirror, times)));
+  const before = lines;
+  lines = new Map(shown.map((mirror) => [mirror.name, JSON.stringify([mirror, ageStep(now)])]));
+  const lineOf = (mirror: Mirror) =>
+    before.get(mirror.name) === lines.get(mirror.name)
+      ? make('li', { 'data-key': mirror.name, 'data-keep': '' })
+      : mirrorOf(mirror, times);
+  show(part('mirrors'), ...shown.map(lineOf));
   [...part('mirrors').children].forEach((line, index) => {
     const chart = charts.get(shown[index]?.name ?? '');
     const place = line.querySelector('.day');
     if (place?.firstChild !== (chart ?? null)) place?.replaceChildren(...(chart ? [chart] : []));
   });
 }
+
+/** Ages that are written now are those of the same step. */
+const ageStep = (now: number) => Math.floor(now / agesMs);
 
 function isWanted(mirror: Mirror): boolean {
   if (part('filter').hidden) return true;
