@@ -43,7 +43,7 @@ export interface History {
 export function createHistory(kept: readonly KeptDay[] = []): History {
   const days = new Map(kept.map((day) => [day.name, dayFrom(day)] as const));
   /** The step of the last call. */
-  let current = Number.NEGATIVE_INFINITY;
+  let current = Math.max(...kept.map(({ first, bytes }) => first + bytes.length - 1));
 
   /** The step of `now`. A clock that is corrected by a little stays where it was: what is known remains true. */
   function stepAt(now: number): number {

@@ -111,6 +111,14 @@ describe('the day of a mirror', () => {
     assert.deepEqual(found, { bytes: [0, 10, 0, 27], lag: [null, 1, null, 2] });
   });
 
+  test('loses nothing to a clock that is set back by a little while no process runs', () => {
+    const before = createHistory();
+    before.take([sample(10, 1)], start);
+    const history = createHistory(before.kept());
+    history.take([sample(5, 2)], start - 2000);
+    assert.deepEqual(last(history, start, 2), { bytes: [0, 15], lag: [null, 2] });
+  });
+
   test('is forgotten with a mirror that stays away, and only then', () => {
     const history = createHistory();
     history.take([sample(10, 1)], start);
@@ -119,6 +127,16 @@ describe('the day of a mirror', () => {
     history.take([], start + 2 * stepMs);
     assert.deepEqual(history.kept(), []);
   });
+});
+
+test('what was kept of a mirror that is configured no more is forgotten as well', () => {
+  const before = createHistory();
+  before.take([sample(10, 1)], start);
+  const history = createHistory(before.kept());
+  history.take([], start);
+  assert.equal(history.kept().length, 1);
+  history.take([], start + 2 * stepMs);
+  assert.deepEqual(history.kept(), []);
 });
 
 test('whatever the clock does, a day has its length, and no more than what was sent', () => {
