@@ -152,6 +152,7 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
   });
   const monitoring = await openMonitoring({
     ...{ stateDir: paths.state, configuration, reporter, replication, callers: trust, log },
+    ...{ health: health.state, metrics: metrics.text },
   });
   // What is answered beside the published tree: over HTTPS, and to the nginx of this machine.
   const services: readonly HttpService[] = [selfCheck.service, api.service, monitoring.service];
@@ -219,7 +220,7 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     ...{ pool, runner, replication, schedule, library, api, trust, traffic },
     lookout: () => parts.lookout,
     health: health.state,
-    listeners: { websocket: api.service.listeners },
+    listeners: { websocket: api.service.listeners, sse: monitoring.service.listeners },
   };
   const commands = createCommands({
     paths,

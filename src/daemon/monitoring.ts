@@ -1,5 +1,6 @@
 /** What the daemon tells over HTTP, put together: to whom, and where the page is. */
-import { fileURLToPath } from 'node:url';
+import { join } from 'node:path';
+import { assets } from '../assets.js';
 import type { Config } from '../config.js';
 import { createMirrorDays } from '../disk/mirror-days.js';
 import type { Logger } from '../log.js';
@@ -19,10 +20,8 @@ export interface MonitoringOptions {
   reporter: Pick<Reporter, 'status'>;
   replication: Pick<Replication, 'state'>;
   callers: Pick<Callers, 'judge'>;
-  /** Default: whether the tree has been looked at. */
-  health?: () => Health;
-  /** Default: what program this is. */
-  metrics?: () => Promise<MetricsText>;
+  health: () => Health;
+  metrics: () => Promise<MetricsText>;
   log: Logger;
 }
 
@@ -33,17 +32,13 @@ export interface Monitoring {
   close(): Promise<void>;
 }
 
-const page = fileURLToPath(new URL('../../pages/status.html', import.meta.url));
+const page = join(assets.pages, 'status.html');
 
 export async function openMonitoring(options: MonitoringOptions): Promise<Monitoring> {
-  const { configuration, reporter, replication, callers, log } = options;
+  const { configuration, reporter, replication, callers, health, metrics, log } = options;
   const store = createMirrorDays({ stateDir: options.stateDir, log });
   const recorder = await createRecorder({ store, mirrors: replication.state });
-  const monitored = createMonitor({
-    ...{ reporter, recorder },
-    metrics: options.metrics ?? (async () => metricsOf(reporter)),
-    health: options.health ?? (() => healthOf(reporter)),
-  });
+  const monitored = createMonitor({ reporter, recorder, health, metrics });
   const service = createMonitorService({
     ...{ monitored, page, log },
     statusFrom: () => configuration().server.statusFrom,
@@ -56,19 +51,4 @@ export async function openMonitoring(options: MonitoringOptions): Promise<Monito
       await recorder.close();
     },
   };
-}
-
-function healthOf(reporter: Pick<Reporter, 'status'>): Health {
-  const { ready } = reporter.status();
-  return ready ? { ok: true } : { ok: false, reason: 'the tree has not been looked at yet' };
-}
-
-function metricsOf(reporter: Pick<Reporter, 'status'>): MetricsText {
-  const { version } = reporter.status();
-  const lines = [
-    '# HELP lxd_image_server_info The program.',
-    '# TYPE lxd_image_server_info gauge',
-    `lxd_image_server_info{version=${JSON.stringify(version)}} 1`,
-  ];
-  return { contentType: 'text/plain; version=0.0.4', text: `${lines.join('\n')}\n` };
 }
