@@ -10,15 +10,11 @@ import type { Logger } from '../log.js';
 import { ownWordHeader } from '../mirror/probe.js';
 import { createPipeline, type RunResult } from '../pipeline.js';
 import { createControlServer } from '../server/control.js';
-import { createDocuments } from '../server/documents.js';
-import { createServing, type Serving } from '../server/following.js';
-import { createImageRedirects } from '../server/image-redirects.js';
-import { createLocalServer, type LocalServer } from '../server/local.js';
-import { keepFlag } from '../server/redirect-flag.js';
+import type { Serving } from '../server/following.js';
 import { createSelfCheck } from '../server/self-check.js';
 import type { HttpService } from '../server/service.js';
-import { createTraffic } from '../server/traffic.js';
 import { createCommands } from './commands.js';
+import { createFront } from './front.js';
 import { createHealth } from './health.js';
 import { createJobs } from './jobs.js';
 import { createJournal } from './journal.js';
@@ -108,7 +104,6 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     library?: KeptLibrary;
     lookout?: Lookout;
     reloader?: Reloader;
-    local?: LocalServer;
     serving?: Serving;
     metered?: MetricsSources;
   } = {};
@@ -156,32 +151,12 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
   });
   // What is answered beside the published tree: over HTTPS, and to the nginx of this machine.
   const services: readonly HttpService[] = [selfCheck.service, api.service, monitoring.service];
-  const trustedProxies = () => configuration().server.trustedProxies;
-  const traffic = { https: createTraffic(), nginx: createTraffic() };
-  const documents = createDocuments({ dir: paths.streams, log });
-  const serving = createServing({
-    ...{ log, services, redirects, trustedProxies, documents },
-    traffic: traffic.https,
-  });
+  const front = createFront({ paths, configuration, services, redirects, log });
+  const { serving, traffic } = front;
   parts.serving = serving;
-  const { root, images: imagesDir } = paths;
-  const imageRedirects = createImageRedirects({ root, imagesDir, documents, redirects });
-  const flag = keepFlag({
-    runDir: paths.run,
-    enabled: () => parts.local !== undefined && redirects.enabled(),
-  });
-  const tellNginx = () =>
-    flag.refresh().catch((err: unknown) => {
-      log.error({ err }, 'cannot tell nginx whether clients are redirected');
-    });
-  const closeLocal = async () => {
-    await doEnd(flag.close, log);
-    await parts.local?.close({ graceMs });
-  };
-  const graceMs = downloadsMs;
   const together = [
     ...[runner.close, library.close, redirects.close, replication.close, api.close],
-    ...[() => serving.close({ graceMs }), closeLocal],
+    () => front.close({ graceMs: downloadsMs }),
   ];
   atEnd(() => Promise.all(together.map((end) => doEnd(end, log))));
   // Before the mirrors end: it keeps how they were.
@@ -212,7 +187,7 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     trust,
     library,
     api,
-    tellNginx,
+    tellNginx: front.tellNginx,
   });
   parts.reloader = reloader;
   reporter.attach({ runner, serving, schedule, replication, redirects, health });
@@ -240,13 +215,10 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
   await reloader.refresh().catch((err: unknown) => {
     log.error({ err }, 'cannot serve over HTTPS; everything else goes on, and it is tried again');
   });
-  parts.local = await createLocalServer({
-    ...{ runDir: paths.run, services: [...services, imageRedirects], log },
-    ...{ traffic: traffic.nginx, group: config.server.socketGroup },
-  });
+  await front.openToNginx();
   await replication.apply(config);
   await redirects.apply(config);
-  await tellNginx();
+  await front.tellNginx();
 
   const { changed: onChange, retry: onReturn } = runner;
   const lookout = await createLookout({ images: paths.images, onChange, onReturn, log });
