@@ -60,7 +60,8 @@ async function installSite(
     certFile: config.server.tlsCert,
     keyFile: config.server.tlsKey,
     socketFile: localPath(config.paths.run),
-    templateFile: join(assets.nginx, 'lxd-image-server.conf'),
+    redirectFile: join(config.paths.run, 'redirect'),
+    templateDir: assets.nginx,
   });
 }
 
