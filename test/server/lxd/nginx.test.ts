@@ -118,7 +118,7 @@ describe('behind nginx', needs('nginx'), () => {
     assert.equal(client.headers['content-type'], 'application/json');
     assert.deepEqual(client.envelope().metadata, ['/1.0']);
     const browser = await ask(port, '/', { headers: { Accept: 'text/html,*/*;q=0.8' } });
-    assert.equal(browser.headers['content-type'], 'text/html');
+    assert.equal(browser.headers['content-type'], 'text/html; charset=utf-8');
     assert.equal(browser.bytes.toString(), '<!doctype html>');
     for (const { headers } of [client, browser]) assert.equal(headers.vary, 'Accept');
   });
