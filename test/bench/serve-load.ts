@@ -38,12 +38,15 @@ export async function requestsPerSecond(load: RequestLoad): Promise<number> {
 }
 
 /**
- * Downloads one URL with several clients at once.
+ * Downloads one URL with several clients at once, over HTTP/1.1 as LXD and Incus do, or HTTP/2.
  *
  * @returns MiB in a second, over all clients
  */
-export async function mebibytesPerSecond(url: string, clients: number): Promise<number> {
-  const args = ['-sSfk', '-o', '/dev/null', '-w', '%{size_download}', url];
+export async function mebibytesPerSecond(
+  url: string,
+  { clients, http = '1.1' }: { clients: number; http?: '1.1' | '2' },
+): Promise<number> {
+  const args = ['-sSfk', `--http${http}`, '-o', '/dev/null', '-w', '%{size_download}', url];
   const started = performance.now();
   const outputs = await Promise.all(Array.from({ length: clients }, () => run('curl', args)));
   const seconds = (performance.now() - started) / 1000;
