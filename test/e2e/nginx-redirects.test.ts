@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { after, before, beforeEach, describe, test } from 'node:test';
 import { needs } from '../support/programs.js';
 import {
+  type Answer,
   imageVersion,
   indexText,
   type ServedSite,
@@ -92,9 +93,7 @@ describe("the master's site: clients sent to mirrors", needs('nginx', 'curl'), (
         const without = await site.get('https', path, ...flags);
         assert.equal(daemon.asked.length, count + 1);
         await writeFile(site.redirectFile, '');
-        delete by.headers.date;
-        delete without.headers.date;
-        assert.deepEqual(by, without);
+        assert.deepEqual(timeless(by), timeless(without));
       }
     }
   });
@@ -175,3 +174,8 @@ describe("the master's site: clients sent to mirrors", needs('nginx', 'curl'), (
     await start();
   });
 });
+
+/** Without the time at which it was given, which of HEAD is in what curl prints as well. */
+function timeless({ headers: { date: _now, ...headers }, ...answer }: Answer): Answer {
+  return { ...answer, headers, body: answer.body.replace(/^date: .*\r\n/m, '') };
+}
