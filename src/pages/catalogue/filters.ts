@@ -17,7 +17,9 @@ export function createFilters(stock: Stock, onChange: (change: Partial<Filter>) 
   const form = find('filters', HTMLFormElement);
   const query = find('query', HTMLInputElement);
   const sorting = find('sorting', HTMLSelectElement);
-  const selects = facets.map((facet) => ({ facet, select: find(facet, HTMLSelectElement) }));
+  const selects = facets.map(
+    (facet): Choice => ({ facet, select: find(facet, HTMLSelectElement), values: new Set() }),
+  );
   /** The system whose releases there are to choose from. */
   let system: string | undefined;
 
@@ -45,29 +47,46 @@ export function createFilters(stock: Stock, onChange: (change: Partial<Filter>) 
     show(state) {
       if (query.value !== state.query) query.value = state.query;
       sorting.value = state.sorting;
-      for (const { facet, select } of selects) {
-        if (system === undefined || (facet === 'release' && system !== state.os)) {
-          select.replaceChildren(...optionsOf(stock, facet, state.os));
+      for (const choice of selects) {
+        if (system === undefined || (choice.facet === 'release' && system !== state.os)) {
+          fill(choice, choices(stock, choice.facet, state.os));
         }
-        setValue(select, state[facet]);
+        setValue(choice, state[choice.facet]);
       }
       system = state.os;
     },
   };
 }
 
-function optionsOf(stock: Stock, facet: Facet, os: string): HTMLOptionElement[] {
-  const values = [...choices(stock, facet, os)];
+interface Choice {
+  facet: Facet;
+  select: HTMLSelectElement;
+  /** What there is to choose from. */
+  values: Set<string>;
+}
+
+/** More than anyone chooses from, and more than a browser shows at once. */
+const mostOptions = 400;
+
+function fill({ facet, select, values }: Choice, counts: ReadonlyMap<string, number>): void {
+  const tooMany = counts.size > mostOptions;
   const names: Record<string, string> = facet === 'kind' ? kindNames : {};
-  const options = values.map(([value, count]) =>
-    make('option', { value }, `${names[value] ?? value} (${formatCount(count)})`),
-  );
-  return [make('option', { value: '' }, 'All'), ...options];
+  const options = tooMany
+    ? []
+    : [...counts].map(([value, count]) =>
+        make('option', { value }, `${names[value] ?? value} (${formatCount(count)})`),
+      );
+  const first = tooMany && facet === 'release' ? 'All; choose a system' : 'All';
+  select.replaceChildren(make('option', { value: '' }, first), ...options);
+  values.clear();
+  for (const { value } of select.options) values.add(value);
 }
 
 /** Chooses a value, also one from a shared address that there is none of any more. */
-function setValue(select: HTMLSelectElement, value: string): void {
-  const isThere = [...select.options].some((option) => option.value === value);
-  if (!isThere) select.append(make('option', { value }, `${value} (0)`));
-  select.value = value;
+function setValue({ select, values }: Choice, value: string): void {
+  if (!values.has(value)) {
+    select.append(make('option', { value }, value));
+    values.add(value);
+  }
+  if (select.value !== value) select.value = value;
 }

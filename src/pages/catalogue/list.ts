@@ -5,11 +5,11 @@ import { type Choice, createRow, type Row } from './rows.js';
 import type { Entry } from './stock.js';
 
 /** Rows that are there at once: more than a window shows. */
-const firstRows = 40;
+const firstRows = 30;
 /** Rows that are made at a time after that. */
 const laterRows = 100;
 /** Rows that are made unasked: so many the browser can search, and no list is too long to be replaced at once. */
-const page = 1000;
+const page = 400;
 
 export interface List {
   /** Shows these, in this order; rows that were opened stay open. */

@@ -52,24 +52,35 @@ function summaryOf({ product, name, kinds, size }: Entry): HTMLElement {
   return make(
     'div',
     { class: 'row' },
-    make('span', { class: 'name' }, make('strong', {}, foreign(name)), descriptionOf(product)),
+    make(
+      'span',
+      { class: 'name' },
+      make('strong', {}, foreign(name)),
+      descriptionOf(product, name),
+    ),
     make('span', { class: 'arch' }, foreign(product.arch)),
     make('span', { class: 'kinds' }, ...kinds.flatMap((kind) => [' ', kindTag(kind)])),
     make(
       'span',
       { class: 'number' },
       formatCount(count),
-      make('span', { class: 'unseen' }, count === 1 ? ' version' : ' versions'),
+      make('span', { class: 'noun' }, count === 1 ? ' version' : ' versions'),
     ),
     make('span', { class: 'newest' }, newest === undefined ? '' : dateOf(newest)),
     make('span', { class: 'number' }, formatSize(size)),
   );
 }
 
-function descriptionOf({ os, title, variant }: Entry['product']): HTMLElement {
+/** System, release and variant, and the other names. */
+function descriptionOf(
+  { os, title, variant, aliases }: Entry['product'],
+  name: string,
+): HTMLElement {
   const words = [os, title, variant === 'default' ? '' : variant].filter((word) => word !== '');
+  const others = aliases.filter((alias) => alias !== name);
   const parts = words.flatMap((word, at) => (at === 0 ? [foreign(word)] : [' · ', foreign(word)]));
-  return make('span', { class: 'muted small' }, ...parts);
+  const also = others.flatMap((alias, at) => [at === 0 ? ' — also ' : ', ', foreign(alias)]);
+  return make('span', { class: 'description' }, ...parts, ...also);
 }
 
 function kindTag(kind: Kind): HTMLElement {

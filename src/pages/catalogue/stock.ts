@@ -40,9 +40,8 @@ export type Facet = 'os' | 'release' | 'arch' | 'kind';
 const kindOrder: readonly Kind[] = ['container', 'virtual-machine', 'unified'];
 
 export function makeStock({ products, leftOut, updated }: Catalogue): Stock {
-  const { compare } = new Intl.Collator('en', { numeric: true });
   const named = products.map((product) => ({ product, key: sortKey(product) }));
-  named.sort((a, b) => compare(a.key, b.key) || (a.key < b.key ? -1 : 1));
+  named.sort((a, b) => compareNames(a.key, b.key));
   return {
     entries: named.map(({ product }, rank) => makeEntry(product, rank)),
     leftOut,
@@ -51,7 +50,15 @@ export function makeStock({ products, leftOut, updated }: Catalogue): Stock {
 }
 
 function sortKey({ os, title, variant, arch, id }: Product): string {
-  return [os, title, variant === 'default' ? '' : variant, arch, id].join('\u0001');
+  return naturalKey([os, title, variant === 'default' ? '' : variant, arch, id].join('\u0001'));
+}
+
+/**
+ * What to compare in place of `text`, so that small and capital letters are one, and 9 comes before 10. A collator
+ * does that too; over ten thousand names it takes a third of a second.
+ */
+function naturalKey(text: string): string {
+  return text.toLowerCase().replace(/\d+/g, (digits) => digits.padStart(12, '0'));
 }
 
 function makeEntry(product: Product, rank: number): Entry {
@@ -146,8 +153,9 @@ export function choices(
     }
   }
   if (facet === 'kind') return counts;
-  const { compare } = new Intl.Collator('en', { numeric: true });
-  return new Map([...counts].sort(([a], [b]) => compare(a, b)));
+  const named = [...counts].map(([value, count]) => ({ value, count, key: naturalKey(value) }));
+  named.sort((a, b) => compareNames(a.key, b.key));
+  return new Map(named.map(({ value, count }) => [value, count]));
 }
 
 function valuesOf({ product, kinds }: Entry, facet: Facet): readonly string[] {
