@@ -9,6 +9,7 @@
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline/promises';
+import { fileURLToPath } from 'node:url';
 import { CommanderError } from 'commander';
 import { assets } from './assets.js';
 import type { Command, Verb } from './cli/command.js';
@@ -16,6 +17,9 @@ import { createProgram, type GlobalOptions, type PathOptions, withDashes } from 
 import type { Config } from './config.js';
 import { exitCodeFor, exitCodes, ServerError } from './errors.js';
 import type { LoggerOptions } from './log.js';
+
+/** Beside the compiled sources. */
+const pagesDir = fileURLToPath(new URL('../pages', import.meta.url));
 
 process.exitCode = await main(process.argv.slice(2));
 
@@ -97,6 +101,7 @@ async function run<Options extends object>(
     {
       version: version(),
       config,
+      pagesDir,
       log,
       json: options.json === true,
       print: (text) => stdout.write(`${text}\n`),

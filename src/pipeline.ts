@@ -22,6 +22,7 @@ import { indexText, newest } from './catalog/streams.js';
 import { compareNames, type Problem, productPath } from './catalog/tree.js';
 import { digestProducts } from './digesting.js';
 import { imagesFolder, imagesFolderError } from './disk/images-folder.js';
+import { createPageKeeper, pageName } from './disk/page.js';
 import type { Pool } from './disk/pool.js';
 import { createPublisher, type Documents, type Publisher } from './disk/publish.js';
 import { createRecordStore, type Kept } from './disk/record-store.js';
@@ -35,6 +36,8 @@ export interface PipelineOptions {
   paths: { root: string; images: string; streams: string; state: string };
   /** `settle` in milliseconds. */
   publish: { settle: number; gzip: boolean };
+  /** Where the program has the catalogue page, absolute. Default: the root's page is left alone. */
+  pagesDir?: string | undefined;
   pool: Pool;
   log: Logger;
   /** How often to keep what has been read so far, in milliseconds. Default: 30,000. */
@@ -115,6 +118,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
   const store = createRecordStore({ stateDir: paths.state, imagesDir: paths.images, prefix, log });
   const publisherFor = ({ gzip }: PipelineOptions['publish']) =>
     createPublisher({ streamsDir: paths.streams, gzip, log });
+  const page = createPageKeeper({ root: paths.root, pagesDir: options.pagesDir, log });
   let settings = options.publish;
   let publisher = publisherFor(settings);
   const buildImages = createImagesDocumentBuilder();
@@ -150,8 +154,9 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       const records = inProductOrder(stock.records);
       admitted = admit(records, admitted);
       const published = await publish(admitted, { records, kept });
-      if (current?.of !== admitted || current.publisher !== publisher) {
-        current = { of: admitted, publisher, at: Date.now() };
+      const shown = await page.present();
+      if (current?.of !== admitted || current.publisher !== publisher || current.page !== shown) {
+        current = { of: admitted, publisher, page: shown, at: Date.now() };
       }
       ms.publish = clock();
       if (!passing) await save();
@@ -290,20 +295,25 @@ export function createPipeline(options: PipelineOptions): Pipeline {
       kept.records.get(record.path)?.entry === record.entry;
     const shown = [...kept.records.values()].filter(({ entry }) => entry !== undefined);
     const isNew = shown.length !== entriesOf(records).length || !records.every(isShown);
-    if (!isNew && kept.documents === (await publisher.present())) {
+    if (!isNew && kept.documents === (await present())) {
       last = { records: byPath(records), documents: kept.documents };
       return [];
     }
     isSaved = false;
+    const pages = await page.publish();
     const published = await publisher
       .publish(documentsOf(admitted))
       .catch(async (error: unknown) => {
         await keep(records);
         throw error;
       });
-    const documents = await publisher.present();
-    last = { records: byPath(records), documents };
-    return published;
+    last = { records: byPath(records), documents: await present() };
+    return [...pages, ...published];
+  }
+
+  /** All that is published, as it is on the disk: equal texts mean that nothing has replaced it. */
+  async function present(): Promise<string> {
+    return (await Promise.all([publisher.present(), page.present()])).join('\n');
   }
 
   function documentsOf({ entries, aliases }: Admitted): Documents {
@@ -317,12 +327,14 @@ export function createPipeline(options: PipelineOptions): Pipeline {
 
   async function generationOf({ of, publisher, at }: Publication): Promise<Generation> {
     const files = await publisher.filesOf(documentsOf(of));
+    const html = await page.content();
+    const pages = html === undefined ? [] : [{ path: pageName, content: [html] }];
     return makeGeneration({
       products: of.entries,
       aliases: of.aliases,
       updated: newest(of.entries.map(({ head }) => head)),
       at,
-      documents: files.map(({ name, content }) => ({ path: pathOf(name), content })),
+      documents: [...pages, ...files.map(({ name, content }) => ({ path: pathOf(name), content }))],
       paths: { images: pathOf('images.json'), index: pathOf('index.json') },
     });
   }
@@ -361,6 +373,8 @@ interface Stock extends Pick<RunResult, 'read' | 'problems'> {
 interface Publication {
   of: Admitted;
   publisher: Publisher;
+  /** The catalogue page that stands beside them. */
+  page: string;
   /** When it was published or first found so, in milliseconds since 1970. */
   at: number;
   /** Made when somebody asks for it. */

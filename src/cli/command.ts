@@ -10,6 +10,8 @@ export interface Command {
   /** Of the program. */
   version: string;
   config: Config;
+  /** Where the program has its pages, absolute. */
+  pagesDir: string;
   log: Logger;
   /** Whether results are for a machine. */
   json: boolean;

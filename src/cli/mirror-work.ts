@@ -44,7 +44,7 @@ const progressMs = 200;
 
 /** Publishes what is in the tree, and does the work with mirrors of this process's own. */
 async function byHand<T>(
-  { config, log, signal }: Command,
+  { config, log, signal, pagesDir }: Command,
   {
     names,
     show,
@@ -53,7 +53,7 @@ async function byHand<T>(
 ): Promise<T> {
   const { paths, publish } = config;
   const pool = createPool();
-  const pipeline = createPipeline({ paths, publish, pool, log });
+  const pipeline = createPipeline({ paths, publish, pagesDir, pool, log });
   try {
     const { problems } = await pipeline.run({ signal });
     logProblems(log, problems);

@@ -50,7 +50,7 @@ export async function withLock<T>(root: string, work: () => Promise<T>): Promise
 
 /** One run for whoever holds the lock; its problems are left to log. @throws ServerError as {@link createPipeline}. */
 export async function publishLocked(
-  { config, log, signal, terminal }: Command,
+  { config, log, signal, terminal, pagesDir }: Command,
   { rebuild = false }: UpdateOptions,
 ): Promise<RunResult> {
   const { paths, publish } = config;
@@ -63,7 +63,7 @@ export async function publishLocked(
     if (stage === 'publish') closing = pool.close();
   };
   try {
-    const pipeline = createPipeline({ paths, publish, pool, log });
+    const pipeline = createPipeline({ paths, publish, pagesDir, pool, log });
     return await pipeline.run({ signal, onStage, rebuild });
   } finally {
     progress.stop();

@@ -36,6 +36,8 @@ export interface DaemonOptions {
   config: Config;
   /** Of the program. */
   version: string;
+  /** Where the program has its pages, absolute. */
+  pagesDir: string;
   log: Logger;
   /** Ends the daemon. */
   signal: AbortSignal;
@@ -87,7 +89,13 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
   atEnd(() => manager.close());
 
   const pool = createPool();
-  const pipeline = createPipeline({ paths, publish: config.publish, pool, log });
+  const pipeline = createPipeline({
+    paths,
+    publish: config.publish,
+    pagesDir: options.pagesDir,
+    pool,
+    log,
+  });
   const journal = createJournal(log);
   atEnd(async () => journal.close());
   const reporter = createReporter({ version: options.version, root: paths.root, pool, manager });

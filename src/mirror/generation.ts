@@ -35,7 +35,10 @@ export interface GenerationInput {
   updated: number;
   /** When this was published, in milliseconds since 1970. */
   at: number;
-  /** The documents as they were published, in the order of their names, their paths relative to the root. */
+  /**
+   * The documents as they were published, in the order in which they get their names, their paths relative to the
+   * root; the catalogue page is one of them.
+   */
   documents: readonly { path: string; content: readonly Uint8Array[] }[];
   /** Which of them are `images.json` and `index.json`. */
   paths: { images: string; index: string };
@@ -60,10 +63,13 @@ export function makeGeneration(input: GenerationInput): Generation {
       const left = productsWithout(products, missing);
       const heads = left.map(({ head }) => head);
       const index = indexText(heads, { updated, path: paths.images });
+      const isOfStreams = ({ path }: { path: string }) =>
+        [paths.images, paths.index].includes(path.replace(/\.gz$/, ''));
       return makeGeneration({
         ...input,
         products: left,
         documents: [
+          ...input.documents.filter((document) => !isOfStreams(document)),
           {
             path: paths.images,
             content: createImagesDocumentBuilder()({ products: left, aliases, updated }),

@@ -63,13 +63,16 @@ async function loadManifest({ store, knowledge, takeOver, signal }: Work) {
   return loaded?.manifest;
 }
 
-/** The documents that are there, with their sizes: those of the generation, compressed and not. */
+/** The documents that are there, with their sizes: those of the generation, and of JSON the compressed form too. */
 async function lookAtDocuments(
   { mirror, signal }: Work,
   { documents }: Generation,
 ): Promise<Map<string, number>> {
   const plain = documents.map(({ path }) => path.replace(/\.gz$/, ''));
-  const paths = [...new Set(plain.flatMap((path) => [path, `${path}.gz`]))];
+  const isPacked = (path: string) => path.endsWith('.json');
+  const paths = [
+    ...new Set(plain.flatMap((path) => (isPacked(path) ? [path, `${path}.gz`] : path))),
+  ];
   const found = await allDone(
     paths.map(async (path) => [path, await mirror.stat(path, signal)] as const),
   );

@@ -94,7 +94,13 @@ const welcome = `This is a simplestreams image server for LXD and Incus. To use 
   incus remote add NAME https://THIS-HOST --protocol simplestreams`;
 
 const fileHeaders = { 'Accept-Ranges': 'bytes', 'X-Content-Type-Options': 'nosniff' };
-const pageHeaders = { ...fileHeaders, 'Content-Type': 'text/html; charset=utf-8' };
+const pageHeaders = {
+  ...fileHeaders,
+  'Content-Type': 'text/html; charset=utf-8',
+  // The page's own policy, in a meta element, cannot say who may frame it.
+  'Content-Security-Policy': "frame-ancestors 'none'",
+  'Referrer-Policy': 'no-referrer',
+};
 
 async function answerDocument(
   { documents }: Tree,
