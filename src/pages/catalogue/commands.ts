@@ -44,7 +44,7 @@ export function suggestedRemote(hostname: string): string {
 export function cleanRemote(name: string): string {
   return name
     .normalize('NFKD')
-    .replace(/[^A-Za-z0-9._-]+/g, '-')
+    .replace(/[^A-Za-z0-9._]+/g, '-')
     .replace(/^[^A-Za-z0-9]+|[^A-Za-z0-9]+$/g, '')
     .slice(0, 63);
 }
