@@ -97,8 +97,13 @@ function summary({ products, versions, bytes, read, published, problems }: RunRe
   const documents = published.filter((name) => !name.endsWith('.gz')).toReversed();
   const news =
     published.length > 0
-      ? `wrote ${(documents.length > 0 ? documents : published).join(' and ')}`
+      ? `wrote ${enumerated(documents.length > 0 ? documents : published)}`
       : 'nothing new';
   const held = problems.length > 0 ? `${counted(problems.length, 'problem')}, see above` : '';
   return `${stock}: ${[work, news, held].filter((part) => part !== '').join('; ')}`;
+}
+
+function enumerated(names: readonly string[]): string {
+  const last = names.at(-1) ?? '';
+  return names.length < 2 ? last : `${names.slice(0, -1).join(', ')} and ${last}`;
 }

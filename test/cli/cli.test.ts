@@ -208,7 +208,7 @@ describe('update', () => {
     const first = await runCli(['update', '--config', config]);
     assert.match(
       first.stdout,
-      /^1 product, 1 version, [\d.]+ KiB: read 2 files \([\d.]+ KiB\); wrote index\.json and images\.json\n$/,
+      /^1 product, 1 version, [\d.]+ KiB: read 2 files \([\d.]+ KiB\); wrote index\.json, images\.json and index\.html\n$/,
     );
     const second = await runCli(['update', '--config', config]);
     assert.match(second.stdout, /^1 product, 1 version, [\d.]+ KiB: nothing new\n$/);
@@ -232,7 +232,7 @@ describe('update', () => {
       versions: 1,
       bytes: size + 1000,
       read: { files: 2, bytes: size + 1000 },
-      published: ['images.json.gz', 'images.json', 'index.json.gz', 'index.json'],
+      published: ['index.html', 'images.json.gz', 'images.json', 'index.json.gz', 'index.json'],
       problems: [
         {
           path: `${noble}/20260102`,
