@@ -1,9 +1,11 @@
 /**
- * `npm run bench [-- publish|serve|redirect|watch|mirror|upload] [--short]`: measures, and prints tables for the README.
+ * `npm run bench [-- publish|serve|redirect|watch|mirror|upload|page] [--short]`: measures, and prints tables for the
+ * README.
  */
 import { cpus, totalmem } from 'node:os';
 import { markdown, type Row } from './measure.js';
 import { benchMirror } from './mirror.js';
+import { benchPage } from './page.js';
 import { benchPublish } from './publish.js';
 import { benchRedirect } from './redirect.js';
 import { benchReplicate } from './replicate.js';
@@ -24,6 +26,7 @@ if (what === 'all' || what === 'redirect') await redirect();
 if (what === 'all' || what === 'watch') await watch();
 if (what === 'all' || what === 'mirror') await mirror();
 if (what === 'all' || what === 'upload') await upload();
+if (what === 'all' || what === 'page') await page();
 
 async function publish(): Promise<void> {
   const { rows, curve } = await benchPublish({
@@ -71,6 +74,15 @@ async function mirror(): Promise<void> {
 
 async function upload(): Promise<void> {
   const rows = await benchUpload(short ? { rounds: 1, size: 64 } : { rounds: 5, size: 512 });
+  print(`\n${markdown(rows)}`);
+}
+
+async function page(): Promise<void> {
+  const sizes = [
+    [1_000, 10],
+    [10_000, 1],
+  ] as const;
+  const rows = await benchPage({ rounds: short ? 1 : 5, sizes });
   print(`\n${markdown(rows)}`);
 }
 

@@ -85,6 +85,7 @@ describe('the catalogue page', needs('chromium', 'openssl'), () => {
   test('shows the versions of a product with fingerprints, and the lines that launch them', async () => {
     const { page } = await open('/#client=incus&remote=hub');
     await page.click('#products summary >> text=Ubuntu/noble');
+    await page.locator('.commands').waitFor();
     const versions = page.locator('table tbody tr');
     assert.deepEqual(
       await versions.locator('.fingerprint').allTextContents(),

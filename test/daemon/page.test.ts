@@ -1,0 +1,104 @@
+/** The catalogue page with the real daemon, and on real mirrors. */
+import assert from 'node:assert/strict';
+import { readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, test } from 'node:test';
+import type { DaemonStatus } from '../../src/daemon/status.js';
+import { runCli } from '../support/cli.js';
+import { type Daemon, emptyRoot, startDaemon } from '../support/daemon.js';
+import { addVersion } from '../support/image-tree.js';
+import { assertMirrored, mirrorTable } from '../support/mirrored.js';
+import { needs } from '../support/programs.js';
+import { createSftpServer } from '../support/sftp-mirror.js';
+import { uploadPrograms } from '../support/slow-upload.js';
+
+const packaged = join(import.meta.dirname, '../../pages/index.html');
+const foreign = '<!doctype html><title>Our own</title>';
+const first = 'a/x/amd64/default/20260101';
+
+const read = (root: string) => readFile(join(root, 'index.html'), 'utf8').catch(() => undefined);
+
+test('the daemon puts the page in place, and keeps it up to date, but not an administrator’s own', async (t) => {
+  const root = await emptyRoot(t);
+  const file = join(root, 'index.html');
+  const ours = await readFile(packaged, 'utf8');
+  await writeFile(file, ours.replace('</body>', '<p>older</p></body>'));
+  await addVersion(root, first);
+  const daemon = await startDaemon(t, root, { settle: '0s' });
+  await daemon.until(async () => (await daemon.status()).catalogue.versions === 1);
+  assert.equal(await read(root), ours);
+  await writeFile(file, foreign);
+  await addVersion(root, 'a/x/amd64/default/20260102');
+  await daemon.until(async () => (await daemon.status()).catalogue.versions === 2);
+  assert.equal(await read(root), foreign);
+  await rm(file);
+  await daemon.call('update', { root, images: join(root, 'images'), rebuild: false });
+  assert.equal(await read(root), ours);
+  await daemon.end();
+});
+
+test('update without any state gives the same page, and does not touch it again', async (t) => {
+  const root = await emptyRoot(t);
+  await addVersion(root, first);
+  const config = join(root, 'config.toml');
+  const paths = { root, state: join(root, 'state') };
+  const lines = Object.entries(paths).map(
+    ([key, path]) => `paths.${key} = ${JSON.stringify(path)}`,
+  );
+  await writeFile(config, `${lines.join('\n')}\npublish.settle = "0s"\n`);
+  const update = async () => {
+    const { code, stdout, stderr } = await runCli(['--json', 'update', '--config', config]);
+    assert.equal(code, 0, stderr);
+    return (JSON.parse(stdout) as { published: string[] }).published;
+  };
+  assert.equal((await update())[0], 'index.html');
+  const { ino, mtimeMs } = await stat(join(root, 'index.html'));
+  assert.deepEqual(await update(), []);
+  await rm(paths.state, { recursive: true });
+  assert.deepEqual(await update(), []);
+  const now = await stat(join(root, 'index.html'));
+  assert.deepEqual([now.ino, now.mtimeMs], [ino, mtimeMs]);
+  // Nothing of the images has changed: the page alone is missed, and comes back.
+  await rm(join(root, 'index.html'));
+  assert.deepEqual(await update(), ['index.html']);
+});
+
+describe('a mirror', needs(...uploadPrograms), () => {
+  async function synced(daemon: Daemon, isTrue: () => Promise<boolean>): Promise<void> {
+    const isSynced = async () =>
+      (await daemon.call<DaemonStatus>('status')).mirrors.every(({ state }) => state === 'synced');
+    while (!((await isSynced()) && (await isTrue()))) {
+      await daemon.call('mirror-sync', { names: [] });
+    }
+  }
+
+  test('gets the page, keeps it while images change, and gets another one with the same images', async (t) => {
+    const root = await emptyRoot(t);
+    const { config, folder } = await createSftpServer(t);
+    await addVersion(root, first);
+    const options = { settle: '0s', config: mirrorTable(config) };
+    const daemon = await startDaemon(t, root, options);
+    const ours = await readFile(packaged, 'utf8');
+    await synced(daemon, async () => (await read(folder)) === ours);
+    await assertMirrored(root, folder);
+
+    // Lost there: an inspection mends it.
+    await rm(join(folder, 'index.html'));
+    await daemon.call('mirror-sync', { names: [] });
+    assert.equal(await read(folder), ours);
+
+    const images = await readFile(join(folder, 'streams/v1/images.json'), 'utf8');
+    await daemon.end();
+    await writeFile(join(root, 'index.html'), foreign);
+    const second = await startDaemon(t, root, options);
+    await synced(second, async () => (await read(folder)) === foreign);
+    assert.equal(await readFile(join(folder, 'streams/v1/images.json'), 'utf8'), images);
+    await assertMirrored(root, folder);
+
+    // While the daemon runs: the next run sees it.
+    await writeFile(join(root, 'index.html'), `${foreign}<p>changed</p>`);
+    await second.call('update', { root, images: join(root, 'images'), rebuild: false });
+    await synced(second, async () => (await read(folder)) === `${foreign}<p>changed</p>`);
+    await second.end();
+  });
+});
