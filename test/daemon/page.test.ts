@@ -16,6 +16,8 @@ const packaged = join(import.meta.dirname, '../../pages/index.html');
 const foreign = '<!doctype html><title>Our own</title>';
 const first = 'a/x/amd64/default/20260101';
 
+/** What commands to a daemon name the tree by. */
+const treeOf = (root: string) => ({ root, images: join(root, 'images') });
 const read = (root: string) => readFile(join(root, 'index.html'), 'utf8').catch(() => undefined);
 
 test('the daemon puts the page in place, and keeps it up to date, but not an administrator’s own', async (t) => {
@@ -32,7 +34,7 @@ test('the daemon puts the page in place, and keeps it up to date, but not an adm
   await daemon.until(async () => (await daemon.status()).catalogue.versions === 2);
   assert.equal(await read(root), foreign);
   await rm(file);
-  await daemon.call('update', { root, images: join(root, 'images'), rebuild: false });
+  await daemon.call('update', { ...treeOf(root), rebuild: false });
   assert.equal(await read(root), ours);
   await daemon.end();
 });
@@ -64,11 +66,14 @@ test('update without any state gives the same page, and does not touch it again'
 });
 
 describe('a mirror', needs(...uploadPrograms), () => {
-  async function synced(daemon: Daemon, isTrue: () => Promise<boolean>): Promise<void> {
+  async function synced(
+    { daemon, root }: { daemon: Daemon; root: string },
+    isTrue: () => Promise<boolean>,
+  ): Promise<void> {
     const isSynced = async () =>
       (await daemon.call<DaemonStatus>('status')).mirrors.every(({ state }) => state === 'synced');
     while (!((await isSynced()) && (await isTrue()))) {
-      await daemon.call('mirror-sync', { names: [] });
+      await daemon.call('mirror-sync', { ...treeOf(root), names: [] });
     }
   }
 
@@ -79,26 +84,29 @@ describe('a mirror', needs(...uploadPrograms), () => {
     const options = { settle: '0s', config: mirrorTable(config) };
     const daemon = await startDaemon(t, root, options);
     const ours = await readFile(packaged, 'utf8');
-    await synced(daemon, async () => (await read(folder)) === ours);
+    await synced({ daemon, root }, async () => (await read(folder)) === ours);
     await assertMirrored(root, folder);
 
     // Lost there: an inspection mends it.
     await rm(join(folder, 'index.html'));
-    await daemon.call('mirror-sync', { names: [] });
+    await daemon.call('mirror-sync', { ...treeOf(root), names: [] });
     assert.equal(await read(folder), ours);
 
     const images = await readFile(join(folder, 'streams/v1/images.json'), 'utf8');
     await daemon.end();
     await writeFile(join(root, 'index.html'), foreign);
     const second = await startDaemon(t, root, options);
-    await synced(second, async () => (await read(folder)) === foreign);
+    await synced({ daemon: second, root }, async () => (await read(folder)) === foreign);
     assert.equal(await readFile(join(folder, 'streams/v1/images.json'), 'utf8'), images);
     await assertMirrored(root, folder);
 
     // While the daemon runs: the next run sees it.
     await writeFile(join(root, 'index.html'), `${foreign}<p>changed</p>`);
-    await second.call('update', { root, images: join(root, 'images'), rebuild: false });
-    await synced(second, async () => (await read(folder)) === `${foreign}<p>changed</p>`);
+    await second.call('update', { ...treeOf(root), rebuild: false });
+    await synced(
+      { daemon: second, root },
+      async () => (await read(folder)) === `${foreign}<p>changed</p>`,
+    );
     await second.end();
   });
 });

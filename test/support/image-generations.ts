@@ -55,8 +55,11 @@ function headOf(release: string): ProductHead {
 
 export const paths = { images: 'streams/v1/images.json', index: 'streams/v1/index.json' };
 
-/** The generation of `tree`. */
-export function generationOf(tree: ImageTree, { gzip = true } = {}): Generation {
+/** The generation of `tree`, with a catalogue page where one is given. */
+export function generationOf(
+  tree: ImageTree,
+  { gzip = true, page }: { gzip?: boolean; page?: string } = {},
+): Generation {
   const products = entriesOf(tree);
   const heads = products.map(({ head }) => head);
   const images = createImagesDocumentBuilder()({ products, aliases: new Map(), updated: 0 });
@@ -68,6 +71,7 @@ export function generationOf(tree: ImageTree, { gzip = true } = {}): Generation 
     const compressed = [gzipSync(Buffer.concat(document.content))];
     return gzip ? [{ path: `${document.path}.gz`, content: compressed }, document] : [document];
   });
+  if (page !== undefined) documents.unshift({ path: 'index.html', content: [Buffer.from(page)] });
   return makeGeneration({ products, aliases: new Map(), updated: 0, at: 0, documents, paths });
 }
 
