@@ -9,7 +9,6 @@
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline/promises';
-import { fileURLToPath } from 'node:url';
 import { CommanderError } from 'commander';
 import { assets } from './assets.js';
 import type { Command, Verb } from './cli/command.js';
@@ -19,7 +18,6 @@ import { exitCodeFor, exitCodes, ServerError } from './errors.js';
 import type { LoggerOptions } from './log.js';
 
 /** Beside the compiled sources. */
-const pagesDir = fileURLToPath(new URL('../pages', import.meta.url));
 
 process.exitCode = await main(process.argv.slice(2));
 
@@ -101,7 +99,7 @@ async function run<Options extends object>(
     {
       version: version(),
       config,
-      pagesDir,
+      pagesDir: assets.pages,
       log,
       json: options.json === true,
       print: (text) => stdout.write(`${text}\n`),

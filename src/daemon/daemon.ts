@@ -155,7 +155,7 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
   });
   const monitoring = await openMonitoring({
     ...{ stateDir: paths.state, configuration, reporter, replication, callers: trust, log },
-    ...{ health: health.state, metrics: metrics.text },
+    ...{ health: health.state, metrics: metrics.text, pagesDir: options.pagesDir },
   });
   // What is answered beside the published tree: over HTTPS, and to the nginx of this machine.
   const services: readonly HttpService[] = [selfCheck.service, api.service, monitoring.service];

@@ -1,6 +1,5 @@
 /** What the daemon tells over HTTP, put together: to whom, and where the page is. */
 import { join } from 'node:path';
-import { assets } from '../assets.js';
 import type { Config } from '../config.js';
 import { createMirrorDays } from '../disk/mirror-days.js';
 import type { Logger } from '../log.js';
@@ -15,6 +14,8 @@ import type { Reporter } from './report.js';
 export interface MonitoringOptions {
   /** Absolute. */
   stateDir: string;
+  /** Holds status.html; absolute. */
+  pagesDir: string;
   /** In force now. */
   configuration: () => Pick<Config, 'server'>;
   reporter: Pick<Reporter, 'status'>;
@@ -32,15 +33,14 @@ export interface Monitoring {
   close(): Promise<void>;
 }
 
-const page = join(assets.pages, 'status.html');
-
 export async function openMonitoring(options: MonitoringOptions): Promise<Monitoring> {
   const { configuration, reporter, replication, callers, health, metrics, log } = options;
   const store = createMirrorDays({ stateDir: options.stateDir, log });
   const recorder = await createRecorder({ store, mirrors: replication.state });
   const monitored = createMonitor({ reporter, recorder, health, metrics });
   const service = createMonitorService({
-    ...{ monitored, page, log },
+    ...{ monitored, log },
+    page: join(options.pagesDir, 'status.html'),
     statusFrom: () => configuration().server.statusFrom,
     isTrusted: (certificate) => 'client' in callers.judge(certificate),
   });
