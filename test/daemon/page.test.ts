@@ -16,6 +16,9 @@ const packaged = join(import.meta.dirname, '../../pages/index.html');
 const foreign = '<!doctype html><title>Our own</title>';
 const first = 'a/x/amd64/default/20260101';
 
+/** How long a mirror may take, in milliseconds. */
+const patience = 30_000;
+
 /** What commands to a daemon name the tree by. */
 const treeOf = (root: string) => ({ root, images: join(root, 'images') });
 const read = (root: string) => readFile(join(root, 'index.html'), 'utf8').catch(() => undefined);
@@ -72,17 +75,27 @@ describe('a mirror', needs(...uploadPrograms), () => {
   ): Promise<void> {
     const isSynced = async () =>
       (await daemon.call<DaemonStatus>('status')).mirrors.every(({ state }) => state === 'synced');
+    const end = performance.now() + patience;
     while (!((await isSynced()) && (await isTrue()))) {
+      assert.ok(performance.now() < end, 'the mirror does not become what the master is');
       await daemon.call('mirror-sync', { ...treeOf(root), names: [] });
     }
   }
 
   test('gets the page, keeps it while images change, and gets another one with the same images', async (t) => {
     const root = await emptyRoot(t);
+    // They end before the server does, which waits for their sessions.
+    const started: Daemon[] = [];
+    t.after(() => Promise.all(started.map((each) => each.end('SIGKILL'))));
+    const start = async () => {
+      const daemon = await startDaemon(t, root, options);
+      started.push(daemon);
+      return daemon;
+    };
     const { config, folder } = await createSftpServer(t);
     await addVersion(root, first);
     const options = { settle: '0s', config: mirrorTable(config) };
-    const daemon = await startDaemon(t, root, options);
+    const daemon = await start();
     const ours = await readFile(packaged, 'utf8');
     await synced({ daemon, root }, async () => (await read(folder)) === ours);
     await assertMirrored(root, folder);
@@ -95,7 +108,7 @@ describe('a mirror', needs(...uploadPrograms), () => {
     const images = await readFile(join(folder, 'streams/v1/images.json'), 'utf8');
     await daemon.end();
     await writeFile(join(root, 'index.html'), foreign);
-    const second = await startDaemon(t, root, options);
+    const second = await start();
     await synced({ daemon: second, root }, async () => (await read(folder)) === foreign);
     assert.equal(await readFile(join(folder, 'streams/v1/images.json'), 'utf8'), images);
     await assertMirrored(root, folder);
