@@ -21,7 +21,7 @@ describe('who listens to the status', () => {
     told.live = { ready: false, root: '/srv', published: 1 };
     for (const place of [port, socket]) {
       told.live = { ready: false, root: '/srv', published: 1 };
-      const listening = await listenTo(place, local);
+      const listening = await listenTo(place, place === socket ? local : {});
       assert.equal(listening.status, 200);
       assert.equal(listening.headers['content-type'], 'text/event-stream');
       assert.equal(listening.headers['x-accel-buffering'], 'no');
