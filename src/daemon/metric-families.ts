@@ -255,14 +255,14 @@ export const families: readonly Family[] = [
   },
   {
     name: 'mirror_sent_bytes_total',
-    help: 'Bytes of files that were sent to a mirror, counted when it is up to date.',
+    help: 'Bytes of files that were sent to a mirror; bytes that had to be sent again count again.',
     type: 'counter',
     labels: mirror,
     read: ofMirror(({ counts }) => counts?.bytes),
   },
   {
     name: 'mirror_sent_files_total',
-    help: 'Files that got their names on a mirror, counted when it is up to date.',
+    help: 'Files that got their names on a mirror.',
     type: 'counter',
     labels: mirror,
     read: ofMirror(({ counts }) => counts?.files),

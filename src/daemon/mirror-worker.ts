@@ -19,6 +19,7 @@ import { nothingVerified, type Verified } from '../mirror/verify-mirror.js';
 import { createAlarm } from './alarm.js';
 import { createMeter } from './meter.js';
 import type { MirrorStatus, MirrorWork } from './status.js';
+import { asServerError, tellingOf } from './telling.js';
 import { createTurns } from './turns.js';
 import { createWaiters } from './waiters.js';
 
@@ -468,20 +469,6 @@ function workOf({ stage, files, bytes }: Progress, rate: number | undefined): Mi
     ...(rate !== undefined && { rate: Math.round(rate) }),
     ...(rate !== undefined && rate > 0 && { secondsLeft: Math.ceil(left / rate) }),
   };
-}
-
-/** A fault of ours is tried again as well: as seldom as what is hardly ever mended soon. */
-function asServerError(error: unknown): ServerError {
-  if (error instanceof ServerError) return error;
-  const message = error instanceof Error ? error.message : String(error);
-  return new ServerError('MIRROR_DENIED', `Unexpected: ${message}`, {
-    hint: 'please report it, with the log',
-    cause: error,
-  });
-}
-
-function tellingOf({ message, hint }: ServerError): { message: string; hint?: string } {
-  return { message, ...(hint !== undefined && { hint }) };
 }
 
 function nothingPublished(): ServerError {

@@ -2,11 +2,12 @@
  * Which mirrors answer clients: each is tried again and again, at times of its own, so that hundreds of them are not
  * tried at once.
  */
-import { ServerError } from '../errors.js';
+import type { ServerError } from '../errors.js';
 import type { Logger } from '../log.js';
 import { createSlots, type Slots } from '../mirror/slots.js';
 import { createAlarm } from './alarm.js';
 import type { MirrorServing } from './status.js';
+import { asServerError, tellingOf } from './telling.js';
 
 /** What is probed; a mirror for which this has changed begins anew. */
 export interface Probed {
@@ -236,17 +237,4 @@ function createProber<File>(mirror: Probed, options: ProberOptions<File>): Probe
 
 function isOfFile({ code }: ServerError): boolean {
   return code === 'MIRROR_MISSING' || code === 'MIRROR_DAMAGED';
-}
-
-function asServerError(error: unknown): ServerError {
-  if (error instanceof ServerError) return error;
-  const message = error instanceof Error ? error.message : String(error);
-  return new ServerError('MIRROR_DENIED', `Unexpected: ${message}`, {
-    hint: 'please report it, with the log',
-    cause: error,
-  });
-}
-
-function tellingOf({ message, hint }: ServerError): { message: string; hint?: string } {
-  return { message, ...(hint !== undefined && { hint }) };
 }

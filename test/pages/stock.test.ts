@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
 import type { Kind, Product } from '../../src/pages/catalogue/documents.js';
-import { counted, formatSize, versionDate } from '../../src/pages/catalogue/format.js';
+import { versionDate } from '../../src/pages/catalogue/format.js';
 import {
   initialState,
   readFragment,
@@ -10,6 +10,7 @@ import {
   writeFragment,
 } from '../../src/pages/catalogue/state.js';
 import { choices, type Filter, makeStock, search } from '../../src/pages/catalogue/stock.js';
+import { counted, formatSize } from '../../src/pages/figures.js';
 
 interface Given {
   os?: string;

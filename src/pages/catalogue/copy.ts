@@ -1,5 +1,5 @@
 /** Lines with a button that copies them, and says so. */
-import { find, make } from './dom.js';
+import { find, make } from '../dom.js';
 
 /** How long a button says that it has copied, in milliseconds. */
 const saidMs = 2000;

@@ -1,6 +1,6 @@
 /** The form above the list: it shows a state, and tells when the reader changes it. */
-import { find, make } from './dom.js';
-import { formatCount } from './format.js';
+import { find, make } from '../dom.js';
+import { formatCount } from '../figures.js';
 import { kindNames } from './rows.js';
 import type { State } from './state.js';
 import { choices, type Facet, type Filter, type Sorting, type Stock } from './stock.js';

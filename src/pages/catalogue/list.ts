@@ -1,6 +1,6 @@
 /** The list of products: the first rows at once, others when there is time, and beyond a limit when asked for. */
-import { find } from './dom.js';
-import { formatCount } from './format.js';
+import { find } from '../dom.js';
+import { formatCount } from '../figures.js';
 import { type Choice, createRow, type Row } from './rows.js';
 import type { Entry } from './stock.js';
 

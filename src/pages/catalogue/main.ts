@@ -2,10 +2,12 @@
  * The catalogue page: reads the simplestreams documents of the server that it comes from, and lists what they hold.
  * Works on a master and on a mirror alike, at whatever path.
  */
+
+import { find, make } from '../dom.js';
+import { counted } from '../figures.js';
 import { serverOf, suggestedRemote } from './commands.js';
-import { find, make } from './dom.js';
 import { createFilters } from './filters.js';
-import { counted, formatTime } from './format.js';
+import { formatTime } from './format.js';
 import { createList } from './list.js';
 import { type Fault, LoadError, loadCatalogue } from './load.js';
 import { createRemoteHelp } from './remote.js';

@@ -1,7 +1,8 @@
 /** How to make this server known to a client. */
+
+import { find, make } from '../dom.js';
 import { type Client, cleanRemote, remoteLines, type Server, snapFolder } from './commands.js';
 import { commandLine } from './copy.js';
-import { find, make } from './dom.js';
 import type { Choice } from './rows.js';
 
 const clientNames: Record<Client, string> = { lxc: 'LXD', incus: 'Incus' };

@@ -1,4 +1,7 @@
 /** A product as a row, and what it holds once it is opened. */
+
+import { foreign, make } from '../dom.js';
+import { counted, formatCount, formatSize } from '../figures.js';
 import {
   type Client,
   isPlain,
@@ -8,8 +11,7 @@ import {
 } from './commands.js';
 import { commandLine, copyButton } from './copy.js';
 import type { Image, Kind, Version } from './documents.js';
-import { foreign, make } from './dom.js';
-import { counted, formatCount, formatSize, versionDate } from './format.js';
+import { versionDate } from './format.js';
 import type { Entry } from './stock.js';
 
 export const kindNames: Record<Kind, string> = {

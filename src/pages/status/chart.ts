@@ -1,6 +1,8 @@
 /** A mirror's day as a chart and as figures. No DOM. */
+
+import { formatSize } from '../figures.js';
 import type { Day } from './status.js';
-import { formatClock, formatSize, formatSpan } from './words.js';
+import { formatClock, formatSpan } from './words.js';
 
 /** The size of a chart, in its own units: two for each step. */
 export const chartWidth = 288;

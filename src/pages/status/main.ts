@@ -1,7 +1,10 @@
 /** The status page: what the daemon tells, as it changes. */
+
+import { find, make } from '../dom.js';
+import { formatCount } from '../figures.js';
 import { chartOf } from './chart.js';
-import { find, make, show } from './dom.js';
 import { type Connection, follow, type Source } from './live.js';
+import { show } from './patch.js';
 import type { Day, Mirror, Status } from './status.js';
 import {
   aboutOf,
@@ -13,7 +16,7 @@ import {
   publicationsOf,
   tilesOf,
 } from './view.js';
-import { formatCount, isFailing, verdictOf } from './words.js';
+import { isFailing, verdictOf } from './words.js';
 
 /** How often the days are read, in milliseconds: that is the length of their steps. */
 const daysMs = 600_000;

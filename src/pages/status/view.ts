@@ -1,15 +1,13 @@
 /** The parts of the page, made of a status. */
 
+import { draw, foreign, make } from '../dom.js';
+import { counted, formatCount, formatSize } from '../figures.js';
 import { type Chart, chartHeight, chartWidth, hoursOf } from './chart.js';
-import { draw, foreign, make } from './dom.js';
 import type { Day, Failure, Held, Job, Mirror, Publication, Status } from './status.js';
 import {
   activityOf,
-  counted,
   formatAge,
-  formatCount,
   formatDuration,
-  formatSize,
   formatTime,
   isFailing,
   jobText,

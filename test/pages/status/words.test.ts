@@ -1,13 +1,12 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
+import { formatCount, formatSize } from '../../../src/pages/figures.js';
 import { changed, type Status } from '../../../src/pages/status/status.js';
 import {
   activityOf,
   formatAge,
-  formatCount,
   formatDuration,
-  formatSize,
   formatSpan,
   formatTime,
   isFailing,

@@ -1,25 +1,33 @@
 /** Elements made of text alone: nothing that a document says is ever read as HTML. */
 
-type Child = Node | string;
+export type Child = Node | string | false | undefined;
 
-interface Attributes {
-  class?: string;
-  id?: string;
-  [name: string]: string | undefined;
-}
+type Attributes = Record<string, string | undefined>;
 
-/** An element with attributes and children. */
+/** An element with attributes and children; what is `false` or `undefined` is left out. */
 export function make<Tag extends keyof HTMLElementTagNameMap>(
   tag: Tag,
   attributes: Attributes = {},
   ...children: readonly Child[]
 ): HTMLElementTagNameMap[Tag] {
   const element = document.createElement(tag);
+  setAll(element, attributes);
+  element.append(...children.filter((child) => child !== undefined && child !== false));
+  return element;
+}
+
+/** An element of SVG. */
+export function draw(tag: string, attributes: Attributes, ...children: readonly Node[]): Element {
+  const element = document.createElementNS('http://www.w3.org/2000/svg', tag);
+  setAll(element, attributes);
+  element.append(...children);
+  return element;
+}
+
+function setAll(element: Element, attributes: Attributes): void {
   for (const [name, value] of Object.entries(attributes)) {
     if (value !== undefined) element.setAttribute(name, value);
   }
-  element.append(...children);
-  return element;
 }
 
 /** Text of somebody else's, which may run from right to left: what stands beside it stays where it is. */
