@@ -6,6 +6,7 @@ import { X509Certificate } from 'node:crypto';
 import { chown } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { setTimeout } from 'node:timers/promises';
+import { systemCode } from '../errors.js';
 import type { Logger } from '../log.js';
 import { answerClientError, logRequests, offerUpgrades, trackConnections } from './connections.js';
 import { addressIn } from './forwarded.js';
@@ -125,6 +126,8 @@ async function giveTo(group: string, path: string, log: Logger): Promise<void> {
   try {
     await chown(path, process.getuid?.() ?? -1, gid);
   } catch (err) {
+    // In a namespace that does not have this group nobody can be of it.
+    if (systemCode(err) === 'EINVAL') return;
     const hint = `have the user of this process join the group, or set server.socket_group`;
     log.warn({ group, err, hint }, 'the group of nginx cannot be given the socket');
   }
