@@ -318,7 +318,8 @@ describe('a mirror whose server', sideBySide(needs(...programs, 'strace')), () =
   test('stops answering in the middle of a transfer goes on once it answers', async (t) => {
     const site = await setUpInSync(t, { more: ['bandwidth = "8MiB"'] });
     const { root, host, daemon } = site;
-    await addLarge(root, second, 16);
+    // Well before the end, also where this test is told of it late.
+    await addLarge(root, second, 48);
     await untilSent(daemon, 4 * MiB);
     assert.ok((await host.signal('SIGSTOP')) > 0);
     await addVersion(root, third);
@@ -557,6 +558,11 @@ describe('a mirror and its master', sideBySide(needs(...programs)), () => {
     await untilSent(daemon, 2 * MiB);
     await rm(join(root, 'images', second), { recursive: true });
     await addVersion(root, third);
+    // There were two before as well.
+    await daemon.until(async () => {
+      const text = await readFile(join(root, 'streams/v1/images.json'), 'utf8');
+      return text.includes(third) && !text.includes(second);
+    });
     await assertConverges(site, { versions: 2 });
     const own = join(site.host.folder, '.lxd-image-server/staging');
     assert.deepEqual(await readdir(own), []);
