@@ -1,10 +1,10 @@
 /** `init`: makes what the server needs, keeps what is there, and publishes. */
 
-import { join } from 'node:path';
 import { assets } from '../assets.js';
 import { makeFolder } from '../disk/files.js';
 import { exitCodes } from '../errors.js';
 import type { RunResult } from '../pipeline.js';
+import { flagPath } from '../server/redirect-flag.js';
 import { localPath } from '../server/unix-socket.js';
 import type { Command } from './command.js';
 import { counted } from './format.js';
@@ -60,7 +60,7 @@ async function installSite(
     certFile: config.server.tlsCert,
     keyFile: config.server.tlsKey,
     socketFile: localPath(config.paths.run),
-    redirectFile: join(config.paths.run, 'redirect'),
+    redirectFile: flagPath(config.paths.run),
     templateDir: assets.nginx,
   });
 }
