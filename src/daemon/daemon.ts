@@ -26,7 +26,7 @@ import { openMonitoring } from './monitoring.js';
 import { createRedirector } from './redirects.js';
 import { createReloader, type Reloader } from './reload.js';
 import { createReplication } from './replication.js';
-import { createReporter } from './report.js';
+import { createReporter, withServing } from './report.js';
 import { createRunner, type RunActivity, type Runner } from './runner.js';
 import { createSchedule } from './schedule.js';
 import { createServiceManager } from './service-manager.js';
@@ -200,7 +200,10 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
   parts.reloader = reloader;
   reporter.attach({ runner, serving, schedule, replication, redirects, health });
   parts.metered = {
-    ...{ pool, runner, replication, schedule, library, api, trust, traffic },
+    ...{ pool, runner, redirects, schedule, library, api, trust, traffic },
+    replication: {
+      state: () => replication.state().map((mirror) => withServing(mirror, redirects)),
+    },
     lookout: () => parts.lookout,
     health: health.state,
     listeners: { websocket: api.service.listeners, sse: monitoring.service.listeners },

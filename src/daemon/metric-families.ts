@@ -24,6 +24,8 @@ export interface Facts {
   watchedFolders: number;
   jobs: readonly JobStatus[];
   mirrors: readonly MirrorStatus[];
+  /** Requests that were to go to a mirror, and could go to none. */
+  unredirected: number;
   /** By listener. */
   traffic: Readonly<Record<string, TrafficCounts>>;
   uploads: UploadCounts;
@@ -298,6 +300,12 @@ export const families: readonly Family[] = [
     type: 'counter',
     labels: mirror,
     read: ofMirror(({ serving }) => serving?.redirected),
+  },
+  {
+    name: 'unredirected_requests_total',
+    help: 'Requests that were to be sent on to a mirror while none had the file, or none answered.',
+    type: 'counter',
+    read: ({ unredirected }) => [[unredirected]],
   },
 
   {

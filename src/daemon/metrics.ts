@@ -21,6 +21,7 @@ import {
   prefix,
   publicationDuration,
 } from './metric-families.js';
+import type { Redirector } from './redirects.js';
 import type { Replication } from './replication.js';
 import type { RunActivity, Runner } from './runner.js';
 import type { Schedule } from './schedule.js';
@@ -30,7 +31,9 @@ import type { Trusting } from './trusting.js';
 export interface MetricsSources {
   pool: Pick<Pool, 'bytesRead' | 'filesRead'>;
   runner: Pick<Runner, 'backlog'>;
+  /** With how each mirror answers clients. */
   replication: Pick<Replication, 'state'>;
+  redirects: Pick<Redirector, 'counts'>;
   schedule: Pick<Schedule, 'state'>;
   library: Pick<KeptLibrary, 'counts'>;
   api: Pick<DaemonApi, 'operations'>;
@@ -76,7 +79,7 @@ export function createMetrics(options: {
 
   const facts = (): Facts => {
     const { pool, runner, replication, schedule, library, api, trust, ...parts } = sources();
-    const { lookout, health, traffic, listeners } = parts;
+    const { redirects, lookout, health, traffic, listeners } = parts;
     return {
       version,
       healthy: health().ok,
@@ -86,6 +89,7 @@ export function createMetrics(options: {
       watchedFolders: lookout()?.state().folders ?? 0,
       jobs: schedule.state(),
       mirrors: replication.state(),
+      unredirected: redirects.counts().kept,
       traffic: mapValues(traffic, (each) => each.counts()),
       uploads: library.counts(),
       operations: api.operations(),

@@ -148,7 +148,11 @@ export function createReporter({ version, root, pool, manager }: ReporterOptions
   };
 }
 
-function withServing(mirror: MirrorStatus, redirects: Sources['redirects']): MirrorStatus {
+/** The status of a mirror with how it answers clients. */
+export function withServing(
+  mirror: MirrorStatus,
+  redirects: Pick<Redirector, 'serving'>,
+): MirrorStatus {
   const serving = redirects.serving(mirror.name);
   return { ...mirror, ...(serving && { serving }) };
 }

@@ -25,6 +25,7 @@ export function metricsSources(more: Partial<MetricsSources> = {}): MetricsSourc
     pool: { bytesRead: () => 1000, filesRead: () => 10 },
     runner: { backlog: () => ({ changed: 1, settling: 2 }) },
     replication: { state: () => [mirrorStatus('eu')] },
+    redirects: { counts: () => ({ redirected: new Map(), kept: 8 }) },
     schedule: {
       state: () => [
         {
