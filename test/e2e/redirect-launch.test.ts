@@ -9,12 +9,13 @@ import { after, before, describe, test } from 'node:test';
 import { type Authority, createAuthority } from '../support/authority.js';
 import { makeSplitImage, splitImagePrograms } from '../support/busybox-image.js';
 import { missingPrograms } from '../support/command.js';
-import { type Daemon, emptyRoot, startDaemon } from '../support/daemon.js';
+import { type Daemon, daemonConfig, emptyRoot, startDaemon } from '../support/daemon.js';
 import { eventually } from '../support/eventually.js';
 import { machine } from '../support/image-files.js';
 import { type Manager, managerKinds, startManager } from '../support/managers.js';
 import { type MirrorWeb, startMirrorWeb } from '../support/mirror-web.js';
 import { mirrorTable } from '../support/mirrored.js';
+import { startNginx } from '../support/nginx.js';
 import { freePort } from '../support/ports.js';
 import { createSftpServer } from '../support/sftp-mirror.js';
 import { uploadPrograms } from '../support/slow-upload.js';
@@ -35,9 +36,16 @@ interface Master {
 /** A master that sends clients to a mirror: the mirror has `demo/busybox`, whose /etc/motd is `motd`. */
 async function startMaster(
   t: Ending,
-  options: { motd: string; own: TestCertificate; mirror?: TestCertificate; tlsCa?: string },
+  options: {
+    motd: string;
+    own: TestCertificate;
+    mirror?: TestCertificate;
+    tlsCa?: string;
+    /** Whether the production site in a real nginx is all that clients reach. Default: the embedded server is. */
+    nginx?: boolean;
+  },
 ): Promise<Master> {
-  const { motd, own, mirror, tlsCa } = options;
+  const { motd, own, mirror, tlsCa, nginx = false } = options;
   // Before the servers of the mirror, which wait for its sessions.
   let daemon: Daemon | undefined;
   t.after(() => daemon?.end());
@@ -46,8 +54,8 @@ async function startMaster(
   const image = join(root, 'images', folder);
   await mkdir(image, { recursive: true });
   await makeSplitImage(image, { files: { 'etc/motd': `${motd}\n` } });
-  await writeFile(join(home, 'own.crt'), own.cert);
-  await writeFile(join(home, 'own.key'), own.key, { mode: 0o600 });
+  await writeFile(join(home, 'nginx.crt'), own.cert);
+  await writeFile(join(home, 'nginx.key'), own.key, { mode: 0o600 });
   await writeFile(join(home, 'ca.crt'), tlsCa ?? '');
   const sftp = await createSftpServer(t);
   const web = await startMirrorWeb(t, {
@@ -57,21 +65,25 @@ async function startMaster(
   const address = `127.0.0.1:${await freePort()}`;
   const more = tlsCa === undefined ? [] : [`tls_ca = "${home}/ca.crt"`];
   const lines = [
-    `server.listen = "${address}"`,
-    `server.tls_cert = "${home}/own.crt"`,
-    `server.tls_key = "${home}/own.key"`,
+    `server.listen = "${nginx ? '' : address}"`,
+    `server.tls_cert = "${home}/nginx.crt"`,
+    `server.tls_key = "${home}/nginx.key"`,
     'server.redirect = true',
     'server.probe_interval = "1s"',
     mirrorTable(sftp.config, { url: web.url, more }),
   ];
-  const started = await startDaemon(t, root, { settle: '0s', home, config: lines.join('\n') });
+  const config = { settle: '0s', home, config: lines.join('\n') };
+  const site = { config: await daemonConfig(root, config), sslDir: home };
+  const front = nginx ? await startNginx(site, join(home, 'nginx')) : undefined;
+  t.after(() => front?.close());
+  const started = await startDaemon(t, root, config);
   daemon = started;
   await eventually('clients are sent to the mirror', async () => {
     const [shown] = (await started.status()).mirrors;
     const proven = (await web.requests()).some((line) => /^HEAD .* 200 /.test(line));
     return shown?.state === 'synced' && shown.serving?.state === 'healthy' && proven;
   });
-  return { url: `https://${address}`, daemon: started, web };
+  return { url: front?.url ?? `https://${address}`, daemon: started, web };
 }
 
 /** The image came from the mirror, and none of it from the master. */
@@ -120,14 +132,19 @@ for (const kind of managerKinds) {
       await assertFromMirror(master, agent);
     });
 
-    test('launches with the certificate of the master alone where the mirror is plain HTTP', async (t) => {
-      const own = await createTestCertificate();
-      const master = await startMaster(t, { motd: 'pinned', own });
-      await manager.addRemote('pinned', { url: master.url, certificate: own.cert });
-      await manager.run('launch', 'pinned:demo/busybox', 'pinned');
-      assert.equal(await motdIn('pinned'), 'pinned\n');
-      await assertFromMirror(master, agent);
-    });
+    for (const [name, title] of [
+      ['pinned', 'the master'],
+      ['nginx', 'nginx before the master'],
+    ] as const) {
+      test(`launches with the certificate of ${title} alone where the mirror is plain HTTP`, async (t) => {
+        const own = await createTestCertificate();
+        const master = await startMaster(t, { motd: name, own, nginx: name === 'nginx' });
+        await manager.addRemote(name, { url: master.url, certificate: own.cert });
+        await manager.run('launch', `${name}:demo/busybox`, name);
+        assert.equal(await motdIn(name), `${name}\n`);
+        await assertFromMirror(master, agent);
+      });
+    }
 
     test('copies with the certificate of the master alone where the mirror is plain HTTP', async (t) => {
       const own = await createTestCertificate();

@@ -20,7 +20,10 @@ export interface Nginx {
 }
 
 /** Serves the tree of `site` over HTTPS, with its certificate; what nginx needs goes to `folder`. */
-export async function startNginx(site: Site, folder: string): Promise<Nginx> {
+export async function startNginx(
+  site: Pick<Site, 'config' | 'sslDir'>,
+  folder: string,
+): Promise<Nginx> {
   const port = await freePort();
   await makeNginxFolder(folder);
   await succeed(site, 'init', '--nginx-dir', folder, '--ssl-dir', site.sslDir);

@@ -66,12 +66,12 @@ tls_key = ${text(join(sslDir, 'nginx.key'))}
 }
 
 /** Runs the command with the site's configuration to its end, whatever its exit code. */
-export function command(site: Site, ...args: string[]): Promise<CommandResult> {
+export function command(site: Pick<Site, 'config'>, ...args: string[]): Promise<CommandResult> {
   return outcome(process.execPath, [executable, '--config', site.config, ...args]);
 }
 
 /** Runs the command and gives its standard output. Throws with all that it said unless it exits with 0. */
-export async function succeed(site: Site, ...args: string[]): Promise<string> {
+export async function succeed(site: Pick<Site, 'config'>, ...args: string[]): Promise<string> {
   const { code, stdout, stderr } = await command(site, ...args);
   if (code === 0) return stdout;
   throw new Error(`lxd-image-server ${args.join(' ')} ended with ${code}:\n${stdout}${stderr}`);
