@@ -2,7 +2,9 @@
 import assert from 'node:assert/strict';
 import { X509Certificate } from 'node:crypto';
 import { writeFile } from 'node:fs/promises';
+import { isIP } from 'node:net';
 import { describe, test } from 'node:test';
+import fc from 'fast-check';
 import { ask } from '../../support/api.js';
 import { serveMonitored } from '../../support/monitored.js';
 import { createTestCertificate } from '../../support/tls.js';
@@ -52,6 +54,39 @@ describe('to whom it is told', () => {
     assert.equal((await ask(socket, '/metrics', shown(escaped))).status, 200);
     assert.equal((await ask(socket, '/metrics', shown('nonsense'))).status, 403);
     assert.equal((await ask(port, '/metrics', shown(escaped))).status, 403, 'anyone can say so');
+  });
+
+  test('what is no address in a header is nobody, whatever else it looks like', async (t) => {
+    const { socket, told, events } = await serveMonitored(t);
+    told.statusFrom = ['0.0.0.0/0', '::/0'];
+    const fixed = ['127.0.0.1:80', '127.1', '0x7f.0.0.1', '127.0.0.01', '2130706433', '[::1]'];
+    const others = [
+      'localhost',
+      'unix:',
+      '127.0.0.1/8',
+      '::1%',
+      '::ffff:127.0.0.256',
+      '\u00a0',
+      '',
+    ];
+    const noise = fc.string({ unit: fc.constantFrom(...'0127.:af[]%"; <>/\u00e9') });
+    const text = fc
+      .oneof(fc.constantFrom(...fixed, ...others), noise)
+      .filter((each) => isIP(each.split(',').at(-1)?.trim() ?? '') === 0);
+    const names = ['X-Real-IP', 'X-Forwarded-For'] as const;
+    const check = fc.asyncProperty(text, text, fc.boolean(), async (said, more, isLast) => {
+      const list = isLast ? `127.0.0.1, ${said}` : `127.0.0.1,${more},${said}`;
+      for (const headers of [
+        { [names[0]]: said, [names[1]]: '127.0.0.1' },
+        { [names[1]]: list },
+        { [names[1]]: said, 'X-SSL-Cert': more.trim() },
+      ]) {
+        assert.equal((await ask(socket, '/status.json', { headers })).status, 403);
+      }
+    });
+    await fc.assert(check, { numRuns: 100 });
+    assert.equal((await ask(socket, '/status.json', from('192.0.2.1'))).status, 200);
+    assert.deepEqual(events, []);
   });
 
   test('a proxy that is not believed is nobody’s neighbour', async (t) => {
