@@ -252,6 +252,56 @@ describe('the catalogue page', needs('chromium', 'openssl'), () => {
     await page.context().close();
   });
 
+  test('runs no script that stands anywhere in the documents or in the address, or is typed', async (t) => {
+    const evil = `"'></script><script>window.hacked=1</script><img src=x onerror="window.hacked=1">`;
+    const plain = await servePlainly(site.root, '/');
+    t.after(plain.close);
+    const one = makeProduct(
+      { os: 'Ubuntu', release: 'noble' },
+      { versions: ['20260101'], isMachine: true },
+    );
+    const each = [...spoiled(one, evil)];
+    assert.ok(each.length > 50);
+    const products = Object.fromEntries(each.map((product, at) => [`${at}${evil}`, product]));
+    const whole = documentsOf(products);
+    const places = ['q', 'system', 'release', 'arch', 'type', 'sort', 'client', 'remote'];
+    const hash = new URLSearchParams(Object.fromEntries(places.map((name) => [name, evil])));
+    const sets = [
+      [whole, ''],
+      [whole, `#${hash}`],
+      ...(['index.json', 'images.json'] as const).flatMap((name) => {
+        const { products: _many, ...document } = JSON.parse(documentsOf(sample)[name]);
+        const others = [...spoiled(document, evil)].map((other) =>
+          JSON.stringify(
+            name === 'index.json' ? other : Object.assign({ products: sample }, other),
+          ),
+        );
+        return others.map((text) => [{ ...documentsOf(sample), [name]: text }, ''] as const);
+      }),
+    ] as const;
+    const { page, errors } = await openPage(browser, plain.url);
+    for (const [documents, fragment] of sets) {
+      await putDocuments(site.root, documents);
+      await page.goto('about:blank');
+      await page.goto(`${plain.url}${fragment}`);
+      await isLoaded(page);
+      if (documents === whole && fragment === '') {
+        await page.evaluate(
+          "document.querySelectorAll('details').forEach((each) => { each.open = true; })",
+        );
+        await page.locator('.commands').nth(20).waitFor();
+        await page.fill('#remote input:not([type=radio])', evil);
+        await page.fill('#query', `${evil} and nothing else`);
+        await page.locator('#count', { hasText: ' of ' }).waitFor();
+      }
+      assert.equal(await page.evaluate('window.hacked'), undefined);
+      assert.equal(await page.locator('img, svg, #main script, #remote script').count(), 0);
+    }
+    const unexpected = errors.filter((text) => !text.startsWith('Failed to load resource'));
+    assert.deepEqual(unexpected, []);
+    await page.context().close();
+  });
+
   const broken: [string, Partial<Record<'index.json' | 'images.json', string>>, RegExp][] = [
     ['is not JSON', { 'index.json': '<html>' }, /streams\/v1\/index\.json: it is not JSON/],
     ['is empty', { 'index.json': '' }, /streams\/v1\/index\.json: it is empty/],
@@ -440,4 +490,16 @@ async function servePlainly(root: string, base: string) {
     return new Promise<void>((resolve) => server.close(() => resolve()));
   };
   return { url: `http://127.0.0.1:${port}${base}`, close };
+}
+
+/** Copies of `value`, each of which says `evil` in one place: as all of it, at the end of a text, or in a name. */
+function* spoiled(value: unknown, evil: string): Generator<unknown> {
+  yield evil;
+  if (typeof value === 'string') yield `${value}${evil}`;
+  if (typeof value !== 'object' || value === null) return;
+  for (const [name, each] of Object.entries(value)) {
+    for (const other of spoiled(each, evil)) yield { ...value, [name]: other };
+    const { [name]: _gone, ...rest } = value as Record<string, unknown>;
+    yield { ...rest, [`${name}${evil}`]: each };
+  }
 }
