@@ -82,6 +82,8 @@ export function createReloader(options: ReloaderOptions): Reloader {
     schedule.change(hoursOf(next));
     await replication.apply(next);
     await redirects.apply(next);
+    // Soon: a mirror whose address leads back here is recognised only by what nginx passes on.
+    await tellNginx();
     library.configure(next);
     await api.follow(next.server);
     // Somebody may have mended the file, or put another in its place.
@@ -98,7 +100,6 @@ export function createReloader(options: ReloaderOptions): Reloader {
         await accept(next);
         config = next;
       });
-      await tellNginx();
       const changed = changedKeys(before, config);
       log.info({ changed }, 'configuration read again');
       return changed;
