@@ -22,8 +22,13 @@ const packages = [
   ...['curl', 'xz-utils', 'squashfs-tools', 'rsync'],
 ];
 
+/** Where the new system has the packages of nginx, for a test that removes it and has it come back. */
+export const nginxPackages = '/usr/local/share/nginx';
+
 /** Run in the new system: a host asks for its address, and makes its host keys when it starts for the first time. */
 const setUp = `set -e
+mkdir ${nginxPackages}
+cp /var/cache/apt/archives/*nginx*.deb ${nginxPackages}
 apt-get clean
 rm -f /etc/ssh/ssh_host_*
 printf '[Match]\\nName=eth0\\n[Network]\\nDHCP=yes\\n' > /etc/systemd/network/eth0.network

@@ -1,6 +1,6 @@
 /** The Debian packages of this project, built from its sources as they are. */
-import { cp, mkdir, readdir, symlink } from 'node:fs/promises';
-import { join } from 'node:path';
+import { cp, mkdir, mkdtemp, readdir, readFile, symlink, writeFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
 import { run } from './command.js';
 
 const repository = join(import.meta.dirname, '../../..');
@@ -41,4 +41,23 @@ export async function buildPackages(folder: string): Promise<Packages> {
     mirror: named(/^lxd-image-server-mirror_.*_all\.deb$/),
     changes: named(/\.changes$/),
   };
+}
+
+/** The same package as another version of it, in `folder`; gives the path of its file. */
+export async function asVersion(
+  file: string,
+  { version, folder }: { version: string; folder: string },
+): Promise<string> {
+  const content = await mkdtemp(join(folder, 'content-'));
+  await run('dpkg-deb', ['--raw-extract', file, content]);
+  const control = join(content, 'DEBIAN/control');
+  const text = await readFile(control, 'utf8');
+  await writeFile(control, text.replace(/^Version: .*/m, `Version: ${version}`));
+  return await pack(content, join(folder, `${basename(file).split('_')[0]}_${version}_all.deb`));
+}
+
+/** Makes a package of the files in `content`, all of them root's. Quick rather than small. */
+export async function pack(content: string, target: string): Promise<string> {
+  await run('dpkg-deb', ['--root-owner-group', '-Znone', '--build', content, target]);
+  return target;
 }
