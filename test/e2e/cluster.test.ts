@@ -3,7 +3,7 @@
  * the README has for a person's eyes, such as a key that was printed elsewhere, is put in by name.
  */
 import assert from 'node:assert/strict';
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { closeAll } from '../support/close-all.js';
@@ -17,28 +17,13 @@ import {
 import { debianImagePrograms } from '../support/debian-image.js';
 import { buildPackages, packagePrograms } from '../support/debian-packages.js';
 import { eventually } from '../support/eventually.js';
+import { codeBlocks, readProjectFile } from '../support/manual.js';
 import { needsRoot } from '../support/programs.js';
 import { makeSample, type Sample, samplePrograms } from '../support/sample-images.js';
 import { temporaryFolder } from '../support/temporary.js';
 
 const programs = [...hostPrograms, ...debianImagePrograms, ...packagePrograms, ...samplePrograms];
-const section = 'A cluster in ten minutes';
 const settings = '/etc/lxd-image-server';
-
-/** The blocks of code in a section of the README, in order. */
-async function blocksOf(title: string): Promise<string[]> {
-  const readme = await readFile(join(import.meta.dirname, '../../../README.md'), 'utf8');
-  const text = readme.split(/^## /m).find((part) => part.startsWith(`${title}\n`)) ?? '';
-  const blocks: string[] = [];
-  let isInside = false;
-  for (const line of text.split('\n')) {
-    const isCode: boolean = line.startsWith('    ') || (isInside && line === '');
-    if (isCode && !isInside) blocks.push('');
-    if (isCode) blocks.push(`${blocks.pop()}${line.slice(4)}\n`);
-    isInside = isCode;
-  }
-  return blocks.map((block) => block.trim());
-}
 
 /** As {@link makeSample}, with a place in the tree. */
 async function makeVersion(folder: string, name: string): Promise<Sample> {
@@ -58,7 +43,9 @@ describe('A cluster made of the packages', needsRoot(...programs), () => {
 
   before(async () => {
     folder = await temporaryFolder(t);
-    blocks = await blocksOf(section);
+    blocks = codeBlocks(await readProjectFile('README.md'), {
+      section: 'A cluster in ten minutes',
+    });
     const built = join(folder, 'packages');
     await mkdir(built);
     const packages = await buildPackages(built);

@@ -33,7 +33,8 @@ const settings = '/etc/lxd-image-server';
 const tree = '/var/www/simplestreams';
 const site = '/etc/nginx/sites-available/lxd-image-server';
 const product = 'images/debian/trixie/amd64/default';
-const apt = 'DEBIAN_FRONTEND=noninteractive apt-get --yes --quiet --no-install-recommends';
+const apt =
+  'DEBIAN_FRONTEND=noninteractive apt-get --yes --quiet --no-install-recommends -o Dpkg::Use-Pty=0';
 
 describe('The Debian packages', needsRoot(...programs), () => {
   const endings: (() => unknown)[] = [];
@@ -56,6 +57,7 @@ describe('The Debian packages', needsRoot(...programs), () => {
     const [one, two] = await Promise.all(['one', 'two'].map(hosts.launch));
     assert.ok(one && two);
     [host, other] = [one, two];
+    for (const each of [one, two]) await each.run("echo '127.0.0.1 localhost' > /etc/hosts");
     const properties = { os: 'debian', release: 'trixie', description: 'sample' };
     sample = await makeSample(join(folder, 'sample'), { shape: 'split', properties });
   });
