@@ -33,6 +33,10 @@ make_folder() {
 
 make_tree() {
   make_folder 0755 root root /var/www
+  # A new disk that is mounted there belongs to root.
+  if test -d "$tree" && ! test -e "$tree/images" && test "$(stat -c %u "$tree")" = 0; then
+    chown "$account:www-data" "$tree"
+  fi
   for folder in "$tree" "$tree/images" "$tree/streams" "$tree/streams/v1"; do
     make_folder 0755 "$account" www-data "$folder"
   done

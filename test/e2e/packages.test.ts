@@ -256,6 +256,7 @@ describe('The Debian packages', needsRoot(...programs), () => {
   test('the tree may be on a disk of its own, and a purge that is told so takes the images', async () => {
     await host.run(`mount -t tmpfs -o mode=0755 tmpfs ${tree}`);
     await install(host, packages.master);
+    await modes(host, `755 lxdadm:www-data ${tree}`);
     await addVersion(host, '20260103');
     await becomesServed(host, '20260103');
     const view = await host.run(
