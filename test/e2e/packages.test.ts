@@ -285,6 +285,7 @@ key_path = "/etc/lxd-image-server/id_rsa"
 END
       cat /root/mirror >> ${settings}/config.toml
       cp ${settings}/config.toml /root/config.before
+      echo '# mine' >> /etc/nginx/sites-available/simplestreams.conf
       sha256sum /etc/nginx/ssl/* > /root/ssl.before
       echo '{"old":true}' > ${tree}/streams/v1/images.json; chown lxdadm:www-data ${tree}/streams/v1/images.json`);
     assert.match(await ask(other, '/streams/v1/images.json', 8443), /old/);
@@ -306,6 +307,10 @@ END
        750 lxdadm:lxdadm /var/lib/lxd-image-server`,
     );
     assert.equal(await other.run('ls /etc/nginx/sites-enabled'), 'default\nlxd-image-server\n');
+    assert.equal(
+      await other.run('ls /etc/nginx/sites-available'),
+      'default\nlxd-image-server\nsimplestreams.conf.dpkg-bak\n',
+    );
     await other.run(
       'test ! -e /etc/nginx/lxd-image-server && test ! -e /etc/logrotate.d/lxd-image-server',
     );
