@@ -1,5 +1,6 @@
 /**
- * Runs the tests: those of the units side by side, then those of test/e2e one at a time.
+ * Runs the tests: those of the units side by side, then those of test/e2e one at a time. The life of the packages in
+ * test/life takes long, and is run only where it is asked for.
  * Arguments choose tests whose file name has one of them in it. REQUIRE_TESTS=1 makes a skip a failure.
  */
 import { setMaxListeners } from 'node:events';
@@ -22,11 +23,14 @@ async function findTests(wanted) {
   const names = await readdir(join(root, 'test'), { recursive: true });
   const tests = names
     .filter((name) => name.endsWith('.test.ts'))
-    .filter((name) => wanted.length === 0 || wanted.some((part) => name.includes(part)))
+    .filter((name) =>
+      wanted.length === 0 ? !name.startsWith('life/') : wanted.some((part) => name.includes(part)),
+    )
     .sort();
+  const isAlone = (name) => /^(?:e2e|life)\//.test(name);
   return {
-    unit: tests.filter((name) => !name.startsWith('e2e/')).map(compiledFile),
-    endToEnd: tests.filter((name) => name.startsWith('e2e/')).map(compiledFile),
+    unit: tests.filter((name) => !isAlone(name)).map(compiledFile),
+    endToEnd: tests.filter(isAlone).map(compiledFile),
   };
 }
 
