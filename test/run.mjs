@@ -1,6 +1,6 @@
 /**
- * Runs the tests: those of the units side by side, then those of test/e2e one at a time. The life of the packages in
- * test/life takes long, and is run only where it is asked for.
+ * Runs the tests: those of the units side by side, then those of test/e2e one at a time. What hosts live through with
+ * the packages, in test/life, takes long and is run only where it is asked for.
  * Arguments choose tests whose file name has one of them in it. REQUIRE_TESTS=1 makes a skip a failure.
  */
 import { setMaxListeners } from 'node:events';
