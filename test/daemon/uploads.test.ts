@@ -36,7 +36,7 @@ const rootSize = 700_000;
 /** KiB a second. */
 const slow = 700;
 /** Leaves time to be killed half-way on a busy machine. */
-const verySlow = 250;
+const verySlow = 125;
 const settleMs = 400;
 
 interface Site {
