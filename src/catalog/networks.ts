@@ -89,6 +89,23 @@ export function createNetworkSet(networks: readonly string[]): NetworkSet {
   };
 }
 
+/**
+ * The networks as one set, which follows them as they change.
+ *
+ * @param networks asked at each question; whoever changes them gives another array
+ * @throws Error as {@link createNetworkTable} does, at a question
+ */
+export function followNetworks(networks: () => readonly string[]): NetworkSet {
+  let made: { of: readonly string[]; set: NetworkSet } | undefined;
+  return {
+    has(address) {
+      const of = networks();
+      if (made?.of !== of) made = { of, set: createNetworkSet(of) };
+      return made.set.has(address);
+    },
+  };
+}
+
 /** Networks of one size; those with the longest prefix come first. */
 interface Level<T> {
   /** How many bits stand behind the prefix. */

@@ -1,6 +1,6 @@
 /** Whom a request came from, where proxies may stand in front of the server. */
 import type { IncomingMessage } from 'node:http';
-import { createNetworkSet, type NetworkSet, parseAddress } from '../catalog/networks.js';
+import { followNetworks, type NetworkSet, parseAddress } from '../catalog/networks.js';
 import { plainAddress } from './connections.js';
 import type { Visitor } from './service.js';
 
@@ -26,14 +26,8 @@ const forwardingHeaders = ['x-forwarded-for', 'forwarded', 'x-real-ip'] as const
 export function createForwarded(
   trustedProxies: () => readonly string[],
 ): (request: Forwardable) => Origin {
-  let networks: readonly string[] = [];
-  let proxies: NetworkSet = createNetworkSet(networks);
+  const proxies = followNetworks(trustedProxies);
   return ({ headers, socket }) => {
-    const current = trustedProxies();
-    if (current !== networks) {
-      proxies = createNetworkSet(current);
-      networks = current;
-    }
     const peer = plainAddress(socket.remoteAddress);
     if (!forwardingHeaders.some((name) => headers[name] !== undefined)) return { address: peer };
     const client = proxies.has(peer) ? clientIn(headers['x-forwarded-for'], proxies) : undefined;

@@ -5,6 +5,7 @@ import fc from 'fast-check';
 import {
   createNetworkSet,
   createNetworkTable,
+  followNetworks,
   parseAddress,
   parseNetwork,
 } from '../../src/catalog/networks.js';
@@ -209,6 +210,14 @@ test('all of IPv6 is not all of IPv4', () => {
   const [six, four] = [createNetworkSet(['::/0']), createNetworkSet(['0.0.0.0/0'])];
   assert.deepEqual([six.has('2001:db8::1'), six.has('192.0.2.1')], [true, false]);
   assert.deepEqual([four.has('2001:db8::1'), four.has('::ffff:192.0.2.1')], [false, true]);
+});
+
+test('a set follows its networks', () => {
+  let networks = ['10.0.0.0/8'];
+  const set = followNetworks(() => networks);
+  assert.equal(set.has('10.1.2.3'), true);
+  networks = ['192.0.2.0/24'];
+  assert.deepEqual([set.has('10.1.2.3'), set.has('192.0.2.1')], [false, true]);
 });
 
 test('no networks have no address', () => {

@@ -4,7 +4,7 @@
  */
 import { readFile } from 'node:fs/promises';
 import type { IncomingMessage, OutgoingHttpHeaders } from 'node:http';
-import { createNetworkSet, type NetworkSet } from '../../catalog/networks.js';
+import { followNetworks } from '../../catalog/networks.js';
 import { systemCode } from '../../errors.js';
 import type { Logger } from '../../log.js';
 import { failed, sendSource, sendText } from '../responses.js';
@@ -47,10 +47,10 @@ export function createMonitorService(options: MonitorServiceOptions): MonitorSer
   const { monitored, isTrusted, log } = options;
   const events = createStatusEvents({ live: monitored.live, log, limits: options.limits ?? {} });
   const page = createPage(options.page);
-  const networks = createNetworks(options.statusFrom);
+  const networks = followNetworks(options.statusFrom);
   const maySee = ({ address, certificate, forwarded }: Visitor) => {
     // Whom a proxy asks for that is not believed is nobody's neighbour.
-    if (!forwarded && networks().has(address)) return true;
+    if (!forwarded && networks.has(address)) return true;
     return certificate instanceof Uint8Array && isTrusted(certificate);
   };
   const routes: Record<Path, (visit: Visit) => unknown> = {
@@ -164,15 +164,5 @@ function createPage(file: string): () => Promise<Buffer | undefined> {
       if (systemCode(error) === 'ENOENT') return undefined;
       throw error;
     }
-  };
-}
-
-/** The set of the networks that are in force, made anew only where they are others. */
-function createNetworks(statusFrom: () => readonly string[]): () => NetworkSet {
-  let made: { from: readonly string[]; set: NetworkSet } | undefined;
-  return () => {
-    const from = statusFrom();
-    if (made?.from !== from) made = { from, set: createNetworkSet(from) };
-    return made.set;
   };
 }
