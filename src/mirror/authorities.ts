@@ -1,13 +1,13 @@
 /** Which certificates of mirrors' web servers are believed: as a careful client would, and this host's own. */
 import { X509Certificate } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { createSecureContext, rootCertificates, type SecureContext } from 'node:tls';
 import { ServerError, systemCode, systemText } from '../errors.js';
 
 export interface Authorities {
   /**
-   * Believes the system's authorities, the server's certificate in the file `own`, and those in the file `tlsCa`. Both
-   * files are read at each call, for certificates are renewed.
+   * Believes the system's authorities, the server's certificate in the file `own`, and those in the file `tlsCa`, as
+   * they are at each call, for all of them are renewed.
    *
    * @throws ServerError TLS where `tlsCa` cannot be read
    */
@@ -25,23 +25,24 @@ export function createAuthorities({
 }: {
   bundle?: string;
 } = {}): Authorities {
-  let system: Promise<readonly string[]> | undefined;
-  /** By the certificates that are not the system's. */
+  let system: { version: string; certificates: Promise<readonly string[]> } | undefined;
+  /** By the version of the system's, and the other certificates. */
   const contexts = new Map<string, SecureContext>();
   return {
     async contextFor({ own, tlsCa }) {
-      system ??= readFile(bundle, 'utf8').then(
-        (text) => [text],
-        () => rootCertificates,
-      );
-      const base = await system;
+      const version = await versionOf(bundle);
+      if (system?.version !== version) {
+        contexts.clear();
+        system = { version, certificates: readSystem(bundle) };
+      }
+      const base = await system.certificates;
       // Where there is none that can be read, clients meet none either.
       const ours = await readFile(own, 'utf8')
         .then(certificatesIn)
         .catch(() => []);
       const theirs = tlsCa === undefined ? [] : await readAuthorities(tlsCa);
       const more = [...new Set([...ours, ...theirs])];
-      const key = more.join('');
+      const key = [version, ...more].join('');
       const known = contexts.get(key);
       if (known !== undefined) return known;
       // A certificate that an authority has signed may be trusted by itself.
@@ -56,6 +57,24 @@ export function createAuthorities({
       return context;
     },
   };
+}
+
+/** Changes with the file. */
+async function versionOf(file: string): Promise<string> {
+  try {
+    const { ino, size, mtimeNs } = await stat(file, { bigint: true });
+    return [ino, size, mtimeNs].join();
+  } catch {
+    return 'none';
+  }
+}
+
+async function readSystem(bundle: string): Promise<readonly string[]> {
+  try {
+    return [await readFile(bundle, 'utf8')];
+  } catch {
+    return rootCertificates;
+  }
 }
 
 async function readAuthorities(file: string): Promise<string[]> {

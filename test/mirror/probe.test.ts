@@ -365,6 +365,19 @@ describe('the certificate of a mirror', () => {
     });
   });
 
+  test('is believed once the system believes it, without a restart', async (t) => {
+    const bundle = await writeTemporary(t, '');
+    const authorities = createAuthorities({ bundle });
+    const options = { ownWord: '', authorities: () => authorities.contextFor({ own: '/nowhere' }) };
+    const authority = await createAuthority();
+    const target = { name: 'eu', url: await https(t, await authority.issue()) };
+    await assert.rejects(probeMirror(target, options), { code: 'TLS' });
+    await writeFile(bundle, authority.cert);
+    await probeMirror(target, options);
+    await writeFile(bundle, '');
+    await assert.rejects(probeMirror(target, options), { code: 'TLS' });
+  });
+
   test('is looked up again where the file has changed; one that cannot be read is an error', async (t) => {
     const [before, after] = [await createTestCertificate(), await createTestCertificate()];
     const tlsCa = await writeTemporary(t, before.cert);
