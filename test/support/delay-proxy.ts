@@ -29,12 +29,18 @@ export interface DelayProxy {
   cut(): void;
   /** Passes nothing on any more, in either direction, and reads no more; connections stay open. */
   freeze(): void;
-  /** {@link DelayProxy.freeze} for the last connection only. */
-  freezeLast(): void;
+  /**
+   * {@link DelayProxy.freeze} for the last connection only, once it has carried {@link someBytes}.
+   *
+   * @returns whether it had: one that hangs in its handshake is not missed.
+   */
+  freezeLast(): boolean;
   /** Passes everything on again. */
   thaw(): void;
   close(): Promise<void>;
 }
+
+const someBytes = 2 ** 20;
 
 interface Late {
   at: number;
@@ -92,8 +98,10 @@ export async function createDelayProxy(options: DelayProxyOptions): Promise<Dela
       for (const socket of sockets) socket.pause();
     },
     freezeLast() {
+      if (last === undefined || last.bytesRead < someBytes) return false;
       held = last;
-      held?.pause();
+      held.pause();
+      return true;
     },
     thaw() {
       frozen = false;
