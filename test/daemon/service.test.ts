@@ -220,7 +220,9 @@ test('its log is lines to read on a terminal, and JSON elsewhere', {
 }, async (t) => {
   const root = await emptyRoot(t);
   const words = [process.execPath, ...nodeOptions, cli, 'watch', '--config'];
-  const command = [...words, await daemonConfig(root)].map((word) => `'${word}'`).join(' ');
+  const quoted = [...words, await daemonConfig(root)].map((word) => `'${word}'`);
+  // Not below a shell, which would end by Ctrl-C as well.
+  const command = ['exec', ...quoted].join(' ');
   const stdio = ['pipe', 'pipe', 'inherit'] as const;
   const terminal = spawn('script', ['-qefc', command, '/dev/null'], { stdio: [...stdio] });
   // It passes this on; a hangup the daemon would outlive.
