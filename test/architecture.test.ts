@@ -45,8 +45,8 @@ const layers: { name: string; files: RegExp; mayImport: string[] }[] = [
     mayImport: ['catalog', 'base'],
   })),
   { name: 'catalog', files: /^catalog\//, mayImport: ['errors'] },
-  // They run in browsers.
-  { name: 'pages', files: /^pages\//, mayImport: [] },
+  // They run in browsers, and take of the daemon only what its status is like.
+  { name: 'pages', files: /^pages\//, mayImport: ['daemon/status'] },
   { name: 'base', files: /^(?:assets|errors|log|units)\.ts$/, mayImport: [] },
 ];
 

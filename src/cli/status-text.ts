@@ -123,7 +123,7 @@ function withDaemon(
   }: { found: Status; page: Page; root: string; room?: number | undefined },
 ): Line[] {
   const facts = factLines(daemon, { found, page, root });
-  const { mirrors, publications = [], held, heldCount } = daemon;
+  const { mirrors, publications, held, heldCount } = daemon;
   const lists = {
     publications: (most: number) => publicationLines(publications, most, page),
     mirrors: (most: number) => mirrorLines(mirrors, most, page),
@@ -156,7 +156,8 @@ function factLines(
   daemon: DaemonStatus,
   { found, page, root }: { found: Status; page: Page; root: string },
 ): Line[] {
-  const { version, pid, started, process: used, published, watching, server, health } = daemon;
+  const { version, pid, started, process: used, watching, server, health } = daemon;
+  const [published] = daemon.publications;
   const { now, colors } = page;
   const memory = `${formatBytes(used.memory)}, longest pause ${formatDuration(used.longestPauseMs)}`;
   const written = published

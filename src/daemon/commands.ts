@@ -6,7 +6,6 @@ import { ServerError } from '../errors.js';
 import { type RepairResult, verifyAndRepair } from '../repair.js';
 import type { ControlCommand } from '../server/control.js';
 import { verifyLiving, verifyTree } from '../verify.js';
-import type { Metrics } from './metrics.js';
 import type { Replication } from './replication.js';
 import type { Progress, Reporter } from './report.js';
 import type { Runner } from './runner.js';
@@ -18,7 +17,6 @@ export interface CommandsOptions {
   runner: Runner;
   replication: Replication;
   trust: Trusting;
-  metrics: Pick<Metrics, 'text'>;
   reload: () => Promise<string[]>;
 }
 
@@ -27,10 +25,9 @@ const progressMs = 200;
 
 /** The commands by name. */
 export function createCommands(options: CommandsOptions): Record<string, ControlCommand> {
-  const { paths, reporter, runner, replication, trust, metrics, reload } = options;
+  const { paths, reporter, runner, replication, trust, reload } = options;
   return {
     status: async () => reporter.status(),
-    metrics: async () => await metrics.text(),
     reload: async () => ({ changed: await reload() }),
     async update({ args, signal, report }) {
       const { rebuild, ...tree } = read(updateArgs, args);

@@ -214,7 +214,6 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     runner,
     replication,
     trust,
-    metrics,
     reload: reloader.reload,
   });
   const control = await createControlServer({ runDir: paths.run, commands, log });

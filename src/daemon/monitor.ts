@@ -2,16 +2,7 @@
 import type { Monitored } from '../server/monitor/contract.js';
 import type { Recorder } from './history.js';
 import type { Reporter } from './report.js';
-import type { DaemonStatus, MirrorDay, MirrorStatus } from './status.js';
-
-/** `/status.json` */
-export type FullStatus = LiveStatus & { days: MirrorDay[] };
-
-/** What is sent on live: times that pass are as of `at`. */
-export interface LiveStatus extends DaemonStatus {
-  /** When this was so. */
-  at: string;
-}
+import type { FullStatus, LiveStatus, MirrorStatus } from './status.js';
 
 export interface MonitorOptions {
   reporter: Pick<Reporter, 'status'>;

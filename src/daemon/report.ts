@@ -73,7 +73,6 @@ export function createReporter({ version, root, pool, manager }: ReporterOptions
   let activity: Omit<Activity, 'bytes'> = { doing: 'starting', since: started };
   let reading = { from: 0, total: 0 };
   let last: RunResult | undefined;
-  let published: DaemonStatus['published'];
   const publications: Publication[] = [];
 
   const bytes = () => ({ done: pool.bytesRead() - reading.from, total: reading.total });
@@ -97,7 +96,6 @@ export function createReporter({ version, root, pool, manager }: ReporterOptions
       if (result.published.length > 0) {
         const { scan, digest, publish } = result.ms;
         const ms = Math.round(scan + digest + publish);
-        published = { at, ms };
         const { products, versions, read } = result;
         publications.unshift({ at, ms, products, versions, bytes: read.bytes });
         publications.length = Math.min(publications.length, mostPublications);
@@ -124,7 +122,6 @@ export function createReporter({ version, root, pool, manager }: ReporterOptions
         activity: activity.doing === 'digest' ? { ...activity, bytes: bytes() } : activity,
         ...(health && { health: health.state() }),
         catalogue: { products, versions, bytes: stored },
-        ...(published && { published }),
         publications: [...publications],
         held: problems.slice(0, mostHeld).map((problem) => heldBack(problem, pending)),
         heldCount: problems.length,

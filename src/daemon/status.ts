@@ -1,4 +1,4 @@
-/** What the daemon tells of itself over its control socket; times are ISO 8601 in UTC. */
+/** What the daemon tells of itself over its control socket and over HTTP; times are ISO 8601 in UTC. */
 import type { Problem } from '../catalog/tree.js';
 import type { Health } from '../server/monitor/contract.js';
 
@@ -12,12 +12,10 @@ export interface DaemonStatus {
   /** Whether the whole tree has been looked at since the start, and published. */
   ready: boolean;
   activity: Activity;
-  /** Whether it can do its job, as `/healthz` has it; absent where an older daemon answers. */
+  /** Whether it can do its job, as `/healthz` has it; not known in the first moments. */
   health?: Health;
   /** What is published. */
   catalogue: { products: number; versions: number; bytes: number };
-  /** The last publication of this daemon that changed something: when, and how long the run took. */
-  published?: { at: string; ms: number };
   /** The last publications of this daemon, newest first: at most {@link mostPublications}. */
   publications: Publication[];
   /** What is not published, and why: the first {@link mostHeld} of `heldCount`. */
@@ -34,6 +32,17 @@ export interface DaemonStatus {
     /** The longest time for which nothing else was answered, in milliseconds, since the start. */
     longestPauseMs: number;
   };
+}
+
+/** What `/status/events` sends: times that pass are as of `at`. */
+export interface LiveStatus extends DaemonStatus {
+  /** When this was so. */
+  at: string;
+}
+
+/** `/status.json` */
+export interface FullStatus extends LiveStatus {
+  days: MirrorDay[];
 }
 
 /** How many held back versions a status names. */

@@ -55,7 +55,6 @@ function daemonStatus(root: string): DaemonStatus {
       since: ago(90_000),
     },
     catalogue: { products: 2, versions: 7, bytes: 3 * 2 ** 30 },
-    published: { at: ago(180_000), ms: 1234 },
     publications: [{ at: ago(180_000), ms: 1234, products: 2, versions: 7, bytes: 5 * 2 ** 20 }],
     held: [
       {

@@ -24,7 +24,6 @@ function daemonStatus(more: Partial<DaemonStatus> = {}): DaemonStatus {
     ...{ version: '1.0.0', pid: 4711, started: at, root: '/srv', ready: true },
     activity: { doing: 'idle', since: at },
     catalogue: { products: 2, versions: 7, bytes: 300 },
-    published: { at, ms: 12 },
     publications: Array.from({ length: 20 }, () => ({
       ...{ at, ms: 12, products: 2, versions: 7, bytes: 100 },
     })),
@@ -151,12 +150,6 @@ describe('status on a screen', () => {
       assert.doesNotMatch(text.replaceAll('\n', ''), /[\p{Cc}\u202e]/u);
       assert.match(text, /\\u001b/);
     }
-  });
-
-  test('does without what an older daemon does not tell', () => {
-    const { publications: _publications, health: _health, ...older } = daemonStatus();
-    const text = textOn(older as DaemonStatus, { screen: { columns: 80, rows: 24 } });
-    assert.match(text, /^daemon {6}running/);
   });
 });
 

@@ -6,9 +6,8 @@ import { describe, test } from 'node:test';
 import type { Problem } from '../../src/catalog/tree.js';
 import { createMetrics, type MetricsSources } from '../../src/daemon/metrics.js';
 import type { RunResult } from '../../src/pipeline.js';
-import type { MetricsText } from '../../src/server/monitor/contract.js';
 import { ask } from '../support/api.js';
-import { type Daemon, emptyRoot, startDaemon } from '../support/daemon.js';
+import { emptyRoot, startDaemon } from '../support/daemon.js';
 import { eventually } from '../support/eventually.js';
 import { addVersion } from '../support/image-tree.js';
 import { metricsSources, mirrorStatus } from '../support/metrics-sources.js';
@@ -184,8 +183,11 @@ describe('metrics', () => {
 });
 
 describe('the daemon', () => {
-  const scraped = async (daemon: Daemon) =>
-    parseMetrics((await daemon.call<MetricsText>('metrics')).text);
+  const scraped = async (root: string) => {
+    const near = { headers: { 'X-Real-IP': '127.0.0.1' } };
+    const { bytes } = await ask(join(root, 'run/http.sock'), '/metrics', near);
+    return parseMetrics(bytes.toString());
+  };
 
   test('tells of what it published, read, held back and was asked for', async (t) => {
     const root = await emptyRoot(t);
@@ -212,7 +214,7 @@ describe('the daemon', () => {
     await rawRequest(port, 'BREW /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n');
     await ask(join(root, 'run/http.sock'), '/1.0/nothing');
 
-    const families = await scraped(daemon);
+    const families = await scraped(root);
     assert.deepEqual(faultsOf(families), []);
     const of = (name: string, labels = {}) => sampleOf(families, named(name), labels);
     assert.equal(of('published_versions'), 1);
@@ -236,10 +238,10 @@ describe('the daemon', () => {
 
   test('counts the runs that fail, and tells that it is not well', async (t) => {
     const root = await emptyRoot(t);
-    const daemon = await startDaemon(t, root);
+    await startDaemon(t, root);
     await rm(join(root, 'images'), { recursive: true });
     await eventually('a run has failed', async () => {
-      const families = await scraped(daemon);
+      const families = await scraped(root);
       const failures = sampleOf(families, named('run_failures_total')) ?? 0;
       return failures > 0 && sampleOf(families, named('healthy')) === 0;
     });

@@ -1,8 +1,8 @@
 /** What of the status is sent on live, and when. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { createMonitor, type LiveStatus } from '../../src/daemon/monitor.js';
-import type { DaemonStatus, MirrorStatus } from '../../src/daemon/status.js';
+import { createMonitor } from '../../src/daemon/monitor.js';
+import type { DaemonStatus, LiveStatus, MirrorStatus } from '../../src/daemon/status.js';
 
 const mirror: MirrorStatus = {
   ...{ name: 'eu', url: 'https://eu.example.org', remote: 'x@eu.example.org:22', schedule: '' },
@@ -81,10 +81,11 @@ for (const [what, change] of Object.entries({
 test('a publication is told at once; the whole status has the days as well', () => {
   const { now, monitor, live } = setUp();
   const first = live();
-  const published = { at: '2026-01-01T00:00:01.000Z', ms: 5 };
-  now.status = { ...now.status, published };
+  const at = '2026-01-01T00:00:01.000Z';
+  const publications = [{ at, ms: 5, products: 1, versions: 1, bytes: 7 }];
+  now.status = { ...now.status, publications };
   assert.notEqual(live(), first);
-  assert.deepEqual(live().published, published);
+  assert.deepEqual(live().publications, publications);
   assert.ok(!('days' in live()));
   assert.deepEqual((monitor.status() as { days: unknown }).days, []);
 });

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, type TestContext, test } from 'node:test';
-import type { FullStatus } from '../../src/daemon/monitor.js';
+import type { FullStatus } from '../../src/daemon/status.js';
 import { ask } from '../support/api.js';
 import { findProgram, startServer } from '../support/command.js';
 import { type Daemon, daemonConfig, emptyRoot, startDaemon } from '../support/daemon.js';

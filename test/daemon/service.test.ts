@@ -86,10 +86,18 @@ describe('the status', () => {
     const daemon = await startDaemon(t, root);
     await addVersion(root, version);
     await daemon.until(() => isPublished(root));
-    const { catalogue, published: last, held } = await daemon.status();
+    const { catalogue, publications, held } = await daemon.status();
     const { versions, products } = catalogue;
     assert.deepEqual({ products, versions, held }, { products: 1, versions: 1, held: [] });
-    assert.ok(Date.parse(last?.at ?? '') <= Date.now());
+    assert.deepEqual(
+      publications.map((each) => [each.products, each.versions]),
+      // The first documents name nothing.
+      [
+        [1, 1],
+        [0, 0],
+      ],
+    );
+    assert.ok(Date.parse(publications[0]?.at ?? '') <= Date.now());
   });
 });
 

@@ -1,6 +1,5 @@
 /** A status for the page, with something of everything. */
-import type { FullStatus } from '../../src/daemon/monitor.js';
-import type { MirrorDay, MirrorStatus } from '../../src/daemon/status.js';
+import type { FullStatus, MirrorDay, MirrorStatus } from '../../src/daemon/status.js';
 
 const minute = 60_000;
 
@@ -24,7 +23,6 @@ export function statusValues({
     root: '/var/www/simplestreams',
     activity: { doing: 'idle', since: ago(3 * minute) },
     catalogue: { products: 42, versions: 512, bytes: 187 * 2 ** 30 },
-    published: { at: ago(3 * minute), ms: 840 },
     publications: Array.from({ length: mirrors === 0 ? 0 : 12 }, (_, index) => ({
       ...{ at: ago((3 + index * index * 17) * minute), ms: 840 + index * 311 },
       ...{ products: 42, versions: 512 - index, bytes: (index + 1) * 391 * 2 ** 20 },

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
 import { formatCount, formatSize } from '../../../src/pages/figures.js';
-import { changed, type Status } from '../../../src/pages/status/status.js';
+import { changed, type Mirror, type Status } from '../../../src/pages/status/status.js';
 import {
   activityOf,
   formatAge,
@@ -81,7 +81,10 @@ test('work is told with what is known of it', () => {
 
 test('mirrors and how they serve have words and moods; what is not known here has its own name', () => {
   assert.deepEqual(stateOf({ state: 'stopped' }), { text: 'Stopped', mood: 'bad' });
-  assert.deepEqual(stateOf({ state: 'dancing' }), { text: 'dancing', mood: 'plain' });
+  assert.deepEqual(stateOf({ state: 'dancing' as Mirror['state'] }), {
+    text: 'dancing',
+    mood: 'plain',
+  });
   const serving = { since: ago(1), ms: 12, redirected: 1204 };
   assert.match(servingOf({ ...serving, state: 'healthy' }).text, /within 12 ms; 1,204 requests/);
   assert.equal(servingOf({ ...serving, state: 'failing' }).mood, 'bad');
@@ -92,7 +95,7 @@ test('mirrors and how they serve have words and moods; what is not known here ha
 });
 
 test('jobs say when, how it went, and what they missed', () => {
-  const job = { name: 'verify', schedule: '0 4 * * *', state: 'idle', missed: 0 };
+  const job = { name: 'verify', schedule: '0 4 * * *', state: 'idle', missed: 0 } as const;
   const last = { at: ago(3600), ms: 1500 };
   assert.equal(
     jobText({ ...job, next: ago(-60), last }, now),
