@@ -65,7 +65,10 @@ export function createArrivals(options: ArrivalsOptions): Arrive {
     const { product, aliases, folder, signal } = arrival;
     const index = await holdings.index();
     if (index.find(arrival.fingerprint) !== undefined) throw exists();
-    for (const name of aliases) {
+    const standard = names.ofFolders(product);
+    // A new product comes with names, which may be those of another: whoever launches that goes on getting it.
+    const isNew = index.versions(product).length === 0;
+    for (const name of new Set([...aliases, ...(isNew ? standard : [])])) {
       if (names.claim(name, product, index)) placed.claimed.push(name);
     }
     const parent = await imagesFolder(imagesDir);
@@ -79,7 +82,7 @@ export function createArrivals(options: ArrivalsOptions): Arrive {
       Object.assign(placed, { target, place: `${product}/${version}` });
       break;
     }
-    const further = placed.claimed.filter((name) => !names.isOfFolders(name, product));
+    const further = placed.claimed.filter((name) => !standard.includes(name));
     const changes = further.map((add) => ({ add }));
     if (await names.change(product, changes)) placed.added = further;
   };

@@ -31,8 +31,8 @@ export interface ProductNamesOptions {
 export interface ProductNames {
   /** @throws ServerError IMAGE_INVALID for what can be no alias. */
   check(name: string): void;
-  /** Whether the folders of `product` give it that name: it needs no other word for it, and cannot lose it. */
-  isOfFolders(name: string, product: string): boolean;
+  /** The names that the folders of `product` give it: it needs no other word for them, and cannot lose them. */
+  ofFolders(product: string): readonly string[];
   /**
    * Takes `name` for `product` until {@link ProductNames.release}.
    *
@@ -101,10 +101,7 @@ export function createProductNames({ imagesDir, learn }: ProductNamesOptions): P
         },
       );
     },
-    isOfFolders(name, product) {
-      const [env = '', release = '', arch = '', type = ''] = product.split('/');
-      return standardAliases({ env, release, arch, type }).includes(name);
-    },
+    ofFolders,
     claim(name, product, index) {
       const arch = archOf(product);
       const owners = index.aliases.filter((alias) => alias.name === name);
@@ -112,7 +109,9 @@ export function createProductNames({ imagesDir, learn }: ProductNamesOptions): P
       const all = [...owners.map((alias) => alias.product), ...(claimed ? [claimed] : [])];
       const other = all.find((owner) => archOf(owner) === arch && owner !== product);
       if (other !== undefined) {
-        throw aliasExists(name, other);
+        throw ofFolders(product).includes(name)
+          ? aliasExists(name, other, 'delete it first, or choose another os, release or variant')
+          : aliasExists(name, other);
       }
       if (all.includes(product)) return false;
       claims.set(keyOf(name, arch), product);
@@ -135,10 +134,19 @@ export function createProductNames({ imagesDir, learn }: ProductNamesOptions): P
   };
 }
 
-export function aliasExists(name: string, product: string): ServerError {
-  return new ServerError('ALIAS_EXISTS', `The alias "${name}" belongs to ${product} already`, {
-    hint: 'choose another, or delete that one first',
-  });
+export function aliasExists(
+  name: string,
+  product: string,
+  hint = 'choose another, or delete that one first',
+): ServerError {
+  const text = `The alias "${name}" belongs to ${product} already`;
+  return new ServerError('ALIAS_EXISTS', text, { hint });
+}
+
+/** `product` is `env/release/arch/type`. */
+function ofFolders(product: string): string[] {
+  const [env = '', release = '', arch = '', type = ''] = product.split('/');
+  return standardAliases({ env, release, arch, type });
 }
 
 function keyOf(name: string, arch: string): string {

@@ -1,7 +1,7 @@
 /** What becomes of uploads: where they go, what is refused, and that nothing of that stays. */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
-import { mkdir, readdir, readFile, rename, stat, symlink, writeFile } from 'node:fs/promises';
+import { cp, mkdir, readdir, readFile, rename, stat, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
@@ -250,6 +250,42 @@ describe('of uploads at once', () => {
     assert.deepEqual(codes, ['ALIAS_EXISTS', 'ALIAS_EXISTS', 'done']);
     assert.equal((await site.library.images()).length, 1);
     assert.equal((await treeOf(site)).filter((name) => name.endsWith('default')).length, 1);
+  });
+});
+
+describe('a name that the folders of a new product would have', () => {
+  const variant = { os: 'demo', release: 'box', variant: 'cloud' };
+  const first = { os: 'demo', release: 'box' };
+
+  test('is not taken from the product that has it as an alias', async (t) => {
+    const site = await librarySite(t);
+    await upload(site, await splitParts('1', variant), { aliases: ['demo/box'] });
+    const before = await treeOf(site);
+    await assert.rejects(upload(site, await splitParts('2', first)), {
+      code: 'ALIAS_EXISTS',
+      message: 'The alias "demo/box" belongs to demo/box/amd64/cloud already',
+      hint: /^delete it first, or choose another os/,
+    });
+    assert.deepEqual(await treeOf(site), before);
+    await site.library.removeAlias('demo/box');
+    await upload(site, await splitParts('2', first));
+  });
+
+  test('was taken in the tree already: then uploads go on', async (t) => {
+    const site = await librarySite(t, { settle: 0 });
+    await upload(site, await splitParts('1', first));
+    const products = ['default', 'cloud'].map((type) =>
+      join(site.root, 'images/demo/box/amd64', type),
+    );
+    const [taken = '', taker = ''] = products;
+    await cp(taken, taker, { recursive: true });
+    await writeFile(join(taker, 'product.yaml'), 'aliases: [demo/box]\n');
+    const { problems } = await site.runner.update({ rebuild: true, passing: true });
+    assert.deepEqual(
+      problems.map(({ code }) => code),
+      ['alias'],
+    );
+    await upload(site, await splitParts('2', first));
   });
 });
 
