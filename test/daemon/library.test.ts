@@ -268,6 +268,8 @@ describe('an alias', () => {
       runner: (runner) => ({
         ...runner,
         publish: (folder) => (fails ? Promise.reject(failure) : runner.publish(folder)),
+        // Nor by a run that comes later.
+        changed: (folder) => fails || runner.changed(folder),
       }),
     });
     const { fingerprint } = await upload(site, await splitParts(), { aliases: ['a'] });
