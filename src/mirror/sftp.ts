@@ -5,9 +5,9 @@
 import { ServerError } from '../errors.js';
 import type { Logger } from '../log.js';
 import type { HostPort } from '../units.js';
-import { type Connection, openConnection } from './connection.js';
+import type { Connection, LoginOptions } from './connection.js';
 import { createConnections } from './connections.js';
-import { type Credentials, loadCredentials } from './credentials.js';
+import type { Credentials } from './credentials.js';
 import {
   describeHostKey,
   type HostKey,
@@ -119,12 +119,17 @@ export function createSftpMirror(options: SftpMirrorOptions): Mirror {
   }
 }
 
+/** SSH is a large part of the program, which who has no mirrors does not load. */
+async function openConnection(options: LoginOptions): Promise<Connection> {
+  return await (await import('./connection.js')).openConnection(options);
+}
+
 /** @returns what opens one more connection; the key is read once */
 function createLogin(options: SftpMirrorOptions): (signal: AbortSignal) => Promise<Connection> {
   const { config, log, stallMs = defaultStallMs, env = process.env } = options;
   let loaded: Promise<Credentials> | undefined;
   return async (signal) => {
-    loaded ??= loadCredentials({ ...config, env });
+    loaded ??= import('./credentials.js').then((ssh) => ssh.loadCredentials({ ...config, env }));
     const credentials = await loaded.catch((error: unknown) => {
       loaded = undefined;
       throw error;

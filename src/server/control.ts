@@ -11,6 +11,7 @@ import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest }
 import { ServerError } from '../errors.js';
 import type { Logger } from '../log.js';
 import { socketPath, type Told } from './control-client.js';
+import { noSchemas } from './schemas.js';
 import { listenAtSocket, type SocketPlace } from './unix-socket.js';
 
 export interface ControlCall {
@@ -102,6 +103,7 @@ function createApp({ commands, log }: ControlServerOptions, { calls, limits }: C
     requestTimeout: limits.requestMs,
     maxRequestsPerSocket: 1,
     bodyLimit: limits.body,
+    schemaController: noSchemas,
     frameworkErrors: (error, _request, reply) => refuse(error, reply),
   }) as unknown as App;
   app.server.maxConnections = limits.connections;

@@ -20,6 +20,7 @@ import { createPublicTree, type PublicTree } from './public-tree.js';
 import type { Redirects } from './redirects.js';
 import { type Exchange, failed, sendText } from './responses.js';
 import { type Running, trackResponses } from './running.js';
+import { noSchemas } from './schemas.js';
 import type { HttpService, Visitor } from './service.js';
 import type { Traffic } from './traffic.js';
 import { createPieceBudget } from './transfer.js';
@@ -161,6 +162,7 @@ function createApp(options: ImageServerOptions, limits: ServerLimits): App {
     keepAliveTimeout: limits.keepAliveMs,
     bodyLimit: 1024,
     exposeHeadRoutes: false,
+    schemaController: noSchemas,
     // A client that asks on while the server closes is answered, and told to go.
     return503OnClosing: false,
     clientErrorHandler: answerClientError,
