@@ -17,8 +17,6 @@ import type { Config } from './config.js';
 import { exitCodeFor, exitCodes, ServerError } from './errors.js';
 import type { LoggerOptions } from './log.js';
 
-/** Beside the compiled sources. */
-
 process.exitCode = await main(process.argv.slice(2));
 
 async function main(argv: string[]): Promise<number> {
