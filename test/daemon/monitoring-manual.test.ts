@@ -1,16 +1,15 @@
 /** What the manual says of metrics is what there is. */
 import assert from 'node:assert/strict';
-import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import { test } from 'node:test';
 import { load } from 'js-yaml';
 import { mirrorStates } from '../../src/daemon/metric-families.js';
 import { createMetrics } from '../../src/daemon/metrics.js';
+import { readProjectFile } from '../support/manual.js';
 import { metricsSources } from '../support/metrics-sources.js';
 import { parseMetrics } from '../support/metrics-text.js';
 
-const readme = await readFile(join(import.meta.dirname, '../../../README.md'), 'utf8');
-const [, section = ''] = /^## Monitoring\n(.*?)^## /ms.exec(readme) ?? [];
+const manual = await readProjectFile('debian/doc/operation.md');
+const [, section = ''] = /^## Monitoring\n(.*?)^## /ms.exec(manual) ?? [];
 const metrics = createMetrics({ version: '1', sources: () => metricsSources() });
 metrics.ran({
   ...{ products: 1, versions: 1, bytes: 1, published: ['images.json'] },

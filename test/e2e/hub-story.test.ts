@@ -1,11 +1,10 @@
 import assert from 'node:assert/strict';
-import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { closeAll } from '../support/close-all.js';
 import { missingPrograms } from '../support/command.js';
 import { createOwnHub, type OwnHub, standIn, ways } from '../support/hub.js';
 import { type Manager, managerKinds, startManager } from '../support/managers.js';
+import { readProjectFile } from '../support/manual.js';
 import { assertMirrored, becomesMirrored, mirrorTable } from '../support/mirrored.js';
 import { freePort } from '../support/ports.js';
 import { type PublishedImages, publishImages } from '../support/published-images.js';
@@ -28,7 +27,7 @@ const standingFor = new Map([
 
 /** The words after `lxc` on the lines that a section of the README has for it; `incus` takes the same. */
 async function manual(section: string): Promise<string[]> {
-  const readme = await readFile(join(import.meta.dirname, '../../../README.md'), 'utf8');
+  const readme = await readProjectFile('README.md');
   const text = readme.split(/^## /m).find((part) => part.startsWith(`${section}\n`)) ?? '';
   const lines = text.split('\n').flatMap((line) => /^ {4}lxc (.*)$/.exec(line)?.[1] ?? []);
   assert.ok(lines.length >= 8, `the README has ${lines.length} lines`);

@@ -185,6 +185,28 @@ describe('A cluster made of the packages', needsRoot(...programs), () => {
     }
   });
 
+  test('a client that pins the master’s certificate as the README says launches from there', async () => {
+    const { manager } = hosts;
+    const readme = await readProjectFile('README.md');
+    const own = (line: string) =>
+      line
+        .replaceAll('images.example.org', master.address)
+        .replaceAll('~/.config/lxc', manager.folder)
+        .replaceAll('hub.crt', join(folder, 'hub.crt'))
+        .replace(/\/$/, '/hub.crt');
+    const pinning = codeBlocks(readme, { section: 'Clients' }).find((each) =>
+      each.startsWith('openssl s_client'),
+    );
+    const shown: string[] = [];
+    for (const line of (pinning ?? '').split('\n').map(own)) {
+      if (line.startsWith('lxc ')) await manager.run(...line.split(' ').slice(1));
+      else shown.push(await run('sh', ['-c', line]));
+    }
+    const [told = ''] = /openssl x509 -noout [^`]*nginx\.crt/.exec(readme) ?? [];
+    assert.equal(shown[1], await master.run(told));
+    await manager.run('remote', 'remove', 'hub');
+  });
+
   test('lxc image copy brings an image of one’s own to both mirrors', async () => {
     const { manager, gateway } = hosts;
     await manager.run('config', 'set', 'core.https_address', `${gateway}:0`);

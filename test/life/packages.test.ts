@@ -19,6 +19,7 @@ import {
   packagePrograms,
 } from '../support/debian-packages.js';
 import { eventually } from '../support/eventually.js';
+import { codeBlocks, readProjectFile } from '../support/manual.js';
 import { needsRoot } from '../support/programs.js';
 import { buildPythonPackage } from '../support/python-package.js';
 import { makeSample, type Sample, samplePrograms } from '../support/sample-images.js';
@@ -129,7 +130,11 @@ describe('The Debian packages', needsRoot(...programs), () => {
 
   test('an installation asks nothing, and gives a service that nobody else can meddle with', async (t: TestContext) => {
     const before = await hostsFile(host);
+    const [block = ''] = codeBlocks(await readProjectFile('README.md'), { section: 'Install' });
+    const [line = '', status = ''] = block.split('\n');
+    assert.match(line, /^apt install \.\/lxd-image-server_[\d.]+_all\.deb$/);
     t.diagnostic(`installation: ${(await install(host, packages.master)).split('\n').at(-1)}`);
+    assert.match(await host.run(status), /^daemon +running since/m);
     await host.run('systemctl is-enabled lxd-image-server lxd-image-server-sftp');
     await host.run('systemctl is-active lxd-image-server lxd-image-server-sftp nginx ssh');
     await modes(
