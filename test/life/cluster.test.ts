@@ -6,6 +6,8 @@ import assert from 'node:assert/strict';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import type { MirrorStatus } from '../../src/daemon/status.js';
+import { resumeWindow } from '../../src/mirror/mirror.js';
 import { closeAll } from '../support/close-all.js';
 import { run } from '../support/command.js';
 import {
@@ -15,7 +17,12 @@ import {
   startHosts,
 } from '../support/debian-hosts.js';
 import { debianImagePrograms } from '../support/debian-image.js';
-import { buildPackages, packagePrograms } from '../support/debian-packages.js';
+import {
+  asVersion,
+  buildPackages,
+  type Packages,
+  packagePrograms,
+} from '../support/debian-packages.js';
 import { eventually } from '../support/eventually.js';
 import { codeBlocks, readProjectFile } from '../support/manual.js';
 import { needsRoot } from '../support/programs.js';
@@ -38,6 +45,7 @@ describe('A cluster made of the packages', needsRoot(...programs), () => {
   let hosts: DebianHosts;
   let master: DebianHost;
   let mirrors: Record<'eu' | 'us', DebianHost>;
+  let packages: Packages;
   let blocks: string[];
   let first: Sample;
 
@@ -48,9 +56,11 @@ describe('A cluster made of the packages', needsRoot(...programs), () => {
     });
     const built = join(folder, 'packages');
     await mkdir(built);
-    const packages = await buildPackages(built);
+    packages = await buildPackages(built);
     hosts = await startHosts();
-    const [one, eu, us] = await Promise.all(['master', 'eu', 'us'].map(hosts.launch));
+    const [one, eu, us] = await Promise.all(
+      ['master', 'eu', 'us'].map((name) => hosts.launch(name)),
+    );
     assert.ok(one && eu && us);
     [master, mirrors] = [one, { eu, us }];
     await master.push(packages.master);
@@ -259,5 +269,43 @@ describe('A cluster made of the packages', needsRoot(...programs), () => {
     await inSync();
     assert.notEqual(await served(mirrors.eu), before);
     assert.equal(await served(mirrors.us), await served(mirrors.eu));
+  });
+
+  test('an upgrade of both ends while a version is on its way sends the rest, and no more', async () => {
+    const newer = { version: '99.0.0', folder };
+    const upgrade = async (host: DebianHost, file: string) => {
+      const next = await asVersion(file, newer);
+      await host.push(next);
+      await asRoot(host, `apt-get install --yes --quiet /root/${basename(next)} </dev/null 2>&1`);
+    };
+    const us = async () => {
+      const all = await master.run('lxd-image-server --json mirror list');
+      return (JSON.parse(all) as MirrorStatus[]).find(({ name }) => name === 'us');
+    };
+    const under = '/var/www/simplestreams/images/debian/trixie/amd64/default';
+    const bytes = 96 * 2 ** 20;
+    const limit = 'bandwidth = "2MiB"';
+    await master.run(`sed -i 's|^url = "https://us\\..*|&\\n${limit}|' ${settings}/config.toml
+      cp -r ${under}/20260103 /root/20260106 && cd /root/20260106
+      head -c ${bytes} /dev/urandom > $(echo *.squashfs) && sha256sum *.* > SHA256SUMS
+      chown -R lxdadm:www-data . && lxd-image-server reload && mv /root/20260106 ${under}/`);
+    let sentBefore = 0;
+    await eventually('a third of it is there', async () => {
+      sentBefore = (await us())?.work?.bytes.done ?? 0;
+      return sentBefore > bytes / 3;
+    });
+    const pid = () => master.run('systemctl show -P MainPID lxd-image-server');
+    const old = await pid();
+    await upgrade(mirrors.us, packages.mirror);
+    await upgrade(master, packages.master);
+    assert.notEqual(await pid(), old);
+    assert.ok(!(await served(mirrors.us)).includes('20260106'), 'it was all there too soon');
+    await master.run(`sed -i '/^${limit}$/d' ${settings}/config.toml && lxd-image-server reload`);
+    await inSync();
+    assert.ok((await served(mirrors.us)).includes('20260106'));
+    const again = (await us())?.counts?.bytes ?? 0;
+    assert.ok(again > 0 && again <= bytes - sentBefore + resumeWindow, `${again} bytes`);
+    const digests = `cd ${under}/20260106 && sha256sum *.squashfs`;
+    assert.equal(await mirrors.us.run(digests), await master.run(digests));
   });
 });

@@ -15,6 +15,7 @@ import { debianImage, debianImagePrograms, nginxPackages } from '../support/debi
 import {
   asVersion,
   buildPackages,
+  nodePackage,
   type Packages,
   packagePrograms,
 } from '../support/debian-packages.js';
@@ -55,7 +56,7 @@ describe('The Debian packages', needsRoot(...programs), () => {
     packages = await buildPackages(built);
     next = await asVersion(packages.master, { version: '99.0.0', folder });
     hosts = await startHosts();
-    const [one, two] = await Promise.all(['one', 'two'].map(hosts.launch));
+    const [one, two] = await Promise.all(['one', 'two'].map((name) => hosts.launch(name)));
     assert.ok(one && two);
     [host, other] = [one, two];
     for (const each of [one, two]) await each.run("echo '127.0.0.1 localhost' > /etc/hosts");
@@ -363,6 +364,28 @@ END
     assert.equal(await remains(other), '');
     await other.run(`nginx -t -q && sshd -t && test -d ${tree}/images && test ! -e /etc/nginx/ssl`);
     assert.equal(await hostsFile(other), before);
+  });
+
+  test('Debian 12 takes them with a newer Node.js than it has', async () => {
+    const old = await hosts.launch('old', 'bookworm');
+    await old.run("echo '127.0.0.1 localhost' > /etc/hosts");
+    await old.push(packages.master, '/root/master.deb');
+    const refused = await old.outcome(`${apt} install /root/master.deb </dev/null 2>&1`);
+    assert.match(refused.stdout, /Depends: nodejs \(>= 20\.19\)/);
+    await install(old, await nodePackage(folder));
+    await install(old, packages.master);
+    await old.run('systemctl is-active lxd-image-server lxd-image-server-sftp nginx ssh');
+    assert.match(await ask(old, '/1.0'), /untrusted/);
+    for (const file of sample.files) await old.push(file);
+    await old.run(`mkdir -p /root/.ssh && ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519
+      cat /root/.ssh/id_ed25519.pub >> ${settings}/authorized_keys
+      cd /root && mkdir -p up/${product}/20260101 && cd up && cp ${sample.files.map((file) => `/root/${basename(file)}`).join(' ')} ${product}/20260101
+      echo 'put -r images' | sftp -b - -o StrictHostKeyChecking=no lxdadm@127.0.0.1`);
+    await becomesServed(old, '20260101');
+    await old.run(`LXD_IMAGE_SERVER_PURGE_IMAGES=yes ${apt} purge lxd-image-server 2>&1`);
+    assert.equal(await remains(old), '');
+    await install(old, packages.mirror);
+    assert.match(await ask(old, '/1.0').catch(String), /404/);
   });
 
   test('the image of a container can be made with them, where no service runs', async () => {

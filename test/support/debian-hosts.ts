@@ -1,7 +1,7 @@
 /** Hosts with Debian: system containers of a private LXD, on a bridge of their own, where they know their names. */
 import { basename } from 'node:path';
 import { type CommandResult, outcome } from './command.js';
-import { debianImage } from './debian-image.js';
+import { type DebianSuite, debianImage } from './debian-image.js';
 import { lxd, type Manager, startManager } from './managers.js';
 
 export const hostPrograms = ['lxd', 'lxc', 'dnsmasq', 'nft', 'timeout'] as const;
@@ -28,7 +28,7 @@ export interface DebianHosts {
   /** The address of this machine there. */
   gateway: string;
   /** Starts a host; resolves when its services run. `name` is what the others know it as too, with `.example.org`. */
-  launch(name: string): Promise<DebianHost>;
+  launch(name: string, suite?: DebianSuite): Promise<DebianHost>;
   /** Ends and removes all of them. */
   close(): Promise<void>;
 }
@@ -37,7 +37,8 @@ export interface DebianHosts {
 const patienceSeconds = 180;
 
 export async function startHosts(): Promise<DebianHosts> {
-  const image = await debianImage();
+  // Made before anything runs, for that takes minutes where it is not there yet.
+  await debianImage('trixie');
   const manager = await startManager(lxd);
   try {
     // A network of this process: others may test at the same time.
@@ -57,11 +58,20 @@ export async function startHosts(): Promise<DebianHosts> {
       `network=${bridge}`,
       'name=eth0',
     );
-    await manager.run('image', 'import', image.metadata, image.root, '--alias', 'debian');
+    const imported = new Map<DebianSuite, Promise<unknown>>();
+    const importImage = async (suite: DebianSuite) => {
+      const { metadata, root } = await debianImage(suite);
+      await manager.run('image', 'import', metadata, root, '--alias', suite);
+    };
     return {
       manager,
       gateway: `${network}.1`,
-      launch: (name) => launch(manager, { name, gateway: `${network}.1` }),
+      launch: async (name, suite = 'trixie') => {
+        const image = imported.get(suite) ?? importImage(suite);
+        imported.set(suite, image);
+        await image;
+        return await launch(manager, { name, suite, gateway: `${network}.1` });
+      },
       close: manager.close,
     };
   } catch (error) {
@@ -72,9 +82,9 @@ export async function startHosts(): Promise<DebianHosts> {
 
 async function launch(
   manager: Manager,
-  { name, gateway }: { name: string; gateway: string },
+  { name, suite, gateway }: { name: string; suite: DebianSuite; gateway: string },
 ): Promise<DebianHost> {
-  await manager.run('launch', 'debian', name);
+  await manager.run('launch', suite, name);
   const runOutcome = (line: string) =>
     outcome(
       'timeout',

@@ -1,5 +1,5 @@
 /**
- * Debian 13 as a system container: systemd, a network, and what the packages of this project depend on. It is put
+ * Debian as a system container: systemd, a network, and what the packages of this project depend on. It is put
  * together once, with debootstrap, and kept in .cache of the project.
  */
 import { createHash } from 'node:crypto';
@@ -45,8 +45,11 @@ export interface DebianImage {
   root: string;
 }
 
+/** Debian 13 and 12. The latter has an older Node.js than the package takes. */
+export type DebianSuite = 'trixie' | 'bookworm';
+
 /** Makes the image, unless it is there. Throws with all that was said where that fails. */
-export async function debianImage(suite = 'trixie'): Promise<DebianImage> {
+export async function debianImage(suite: DebianSuite = 'trixie'): Promise<DebianImage> {
   const recipe = createHash('sha256').update([suite, ...packages, setUp].join('\n'));
   const folder = join(cache, `${suite}-${recipe.digest('hex').slice(0, 12)}`);
   const image = { metadata: join(folder, 'metadata.tar'), root: join(folder, 'root.squashfs') };

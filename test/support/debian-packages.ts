@@ -1,5 +1,14 @@
 /** The Debian packages of this project, built from its sources as they are. */
-import { cp, mkdir, mkdtemp, readdir, readFile, symlink, writeFile } from 'node:fs/promises';
+import {
+  copyFile,
+  cp,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  symlink,
+  writeFile,
+} from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { run } from './command.js';
 
@@ -54,6 +63,22 @@ export async function asVersion(
   const text = await readFile(control, 'utf8');
   await writeFile(control, text.replace(/^Version: .*/m, `Version: ${version}`));
   return await pack(content, join(folder, `${basename(file).split('_')[0]}_${version}_all.deb`));
+}
+
+/** This machine's Node.js as a package, as others than Debian have it for older releases. */
+export async function nodePackage(folder: string): Promise<string> {
+  const content = await mkdtemp(join(folder, 'node-'));
+  await mkdir(join(content, 'usr/bin'), { recursive: true });
+  await copyFile(process.execPath, join(content, 'usr/bin/node'));
+  await mkdir(join(content, 'DEBIAN'));
+  const version = `${process.versions.node}-1`;
+  const control = `Package: nodejs
+Version: ${version}
+Architecture: ${await run('dpkg', ['--print-architecture'])}Maintainer: nobody <nobody@example.org>
+Description: Node.js
+`;
+  await writeFile(join(content, 'DEBIAN/control'), control);
+  return await pack(content, join(folder, `nodejs_${version}.deb`));
 }
 
 /** Makes a package of the files in `content`, all of them root's. Quick rather than small. */
