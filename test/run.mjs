@@ -1,6 +1,5 @@
 /**
- * Runs the tests: those of the units side by side, then those of test/e2e one at a time. What hosts live through with
- * the packages, in test/life, takes long and is run only where it is asked for.
+ * Runs the tests: as many side by side as there are processors, those of test/e2e last.
  * Arguments choose tests whose file name has one of them in it. REQUIRE_TESTS=1 makes a skip a failure.
  */
 import { setMaxListeners } from 'node:events';
@@ -23,15 +22,11 @@ async function findTests(wanted) {
   const names = await readdir(join(root, 'test'), { recursive: true });
   const tests = names
     .filter((name) => name.endsWith('.test.ts'))
-    .filter((name) =>
-      wanted.length === 0 ? !name.startsWith('life/') : wanted.some((part) => name.includes(part)),
-    )
+    .filter((name) => wanted.length === 0 || wanted.some((part) => name.includes(part)))
     .sort();
-  const isAlone = (name) => /^(?:e2e|life)\//.test(name);
-  return {
-    unit: tests.filter((name) => !isAlone(name)).map(compiledFile),
-    endToEnd: tests.filter(isAlone).map(compiledFile),
-  };
+  const isWhole = (name) => name.startsWith('e2e/');
+  const units = tests.filter((name) => !isWhole(name));
+  return [...units, ...tests.filter(isWhole)].map(compiledFile);
 }
 
 function compiledFile(name) {
@@ -40,29 +35,23 @@ function compiledFile(name) {
   return file;
 }
 
-/** The counts of one run, as its closing lines have them (`tests 5`, `skipped 1`), by name. */
+/** The counts of the run, as its closing lines have them (`tests 5`, `skipped 1`), by name. */
 const totals = new Map();
 const skips = [];
 
-/** Passes on what the runs report, with one closing summary of all in place of one for each. */
-async function* reportOf(runs, signal) {
-  for (const { files, concurrency } of runs) {
-    for await (const event of run({ files, concurrency, signal, timeout: fileTimeout })) {
-      noteSkip(event);
-      if (!takeTotal(event)) yield event;
-    }
-  }
-  for (const [name, total] of totals) {
-    yield { type: 'test:diagnostic', data: { nesting: 0, message: `${name} ${total}` } };
+/** Passes on what the run reports, and takes note of it. */
+async function* reportOf(options) {
+  for await (const event of run(options)) {
+    noteSkip(event);
+    noteTotal(event);
+    yield event;
   }
 }
 
-function takeTotal({ type, data }) {
-  if (type !== 'test:diagnostic' || data.nesting !== 0 || data.file !== undefined) return false;
+function noteTotal({ type, data }) {
+  if (type !== 'test:diagnostic' || data.nesting !== 0 || data.file !== undefined) return;
   const [, name, value] = /^([a-z_]+) (\d+(?:\.\d+)?)$/.exec(data.message) ?? [];
-  if (name === undefined) return false;
-  totals.set(name, (totals.get(name) ?? 0) + Number(value));
-  return true;
+  if (name !== undefined) totals.set(name, Number(value));
 }
 
 function noteSkip({ type, data }) {
@@ -108,18 +97,17 @@ async function removeTemporary(folder) {
   process.stderr.write(`test: left behind: ${folder}\n`);
 }
 
-const { unit, endToEnd } = await findTests(process.argv.slice(2));
+const files = await findTests(process.argv.slice(2));
 const stop = new AbortController();
 // Every file that waits or runs listens to it.
 setMaxListeners(0, stop.signal);
 for (const name of ['SIGINT', 'SIGTERM']) process.on(name, () => stop.abort());
 
 const temporary = await makeTemporary();
-const runs = [
-  { files: unit, concurrency: availableParallelism() },
-  { files: endToEnd, concurrency: 1 },
-].filter(({ files }) => files.length > 0);
-const report = Readable.from(reportOf(runs, stop.signal)).compose(new spec());
+const options = { concurrency: availableParallelism(), signal: stop.signal, timeout: fileTimeout };
+const report = Readable.from(files.length === 0 ? [] : reportOf({ ...options, files })).compose(
+  new spec(),
+);
 report.pipe(process.stdout);
 await finished(report);
 await removeTemporary(temporary);
