@@ -23,6 +23,12 @@ content are set aside, under hidden names beside their places, and what is whole
 replaced since the last publication is no damage: it is published as it is now. Where a daemon runs on this tree, it
 does the repair. With \`--mirror\`, every file of a mirror is read back in place of the tree, and what is missing,
 damaged or too much is told; \`--repair\` sends what it lacks then.`,
+  remove: `Take versions out, or all versions of a product: out of the documents at once, so that no client finds them
+any more, and their files after the time in \`publish.removal_grace\`, for clients that have older documents. Until then
+a version comes back when the file .removed in its folder is deleted. Name env/release/arch/type/version, or
+env/release/arch/type for a product, or a fingerprint. Where one of several names is wrong, nothing is done.`,
+  prune: `Take out the versions that \`[retention]\` of the configuration does not keep, as the daemon does at the hours
+of \`schedule.prune\`. The newest version of a product always stays. With \`--dry-run\`, only show which.`,
   'mirror list': `Show how the mirrors are: what they have, how far they are behind, the last failure and the next try.
 Without a daemon, how they were.`,
   'mirror sync':

@@ -5,6 +5,7 @@ import type { Verb } from './command.js';
 import { descriptions } from './descriptions.js';
 import type { InitOptions } from './init.js';
 import type { TrustOptions as HostKeyOptions, MirrorOptions, SyncOptions } from './mirror.js';
+import type { PruneOptions, RemoveOptions } from './remove.js';
 import type { ServeOptions } from './serve.js';
 import type { StatusOptions } from './status.js';
 import type { TrustAddOptions, TrustOptions } from './trust.js';
@@ -125,6 +126,16 @@ export function createProgram({ version, execute }: ProgramOptions): Program {
   )
     .option('--repair', 'set damaged files aside, and publish what is whole')
     .option('--mirror <name>', 'read back what a mirror has; --repair sends what it lacks');
+  verb<RemoveOptions>(
+    'remove <what...>',
+    'take versions or products out; their files go after the grace time',
+    async () => (await import('./remove.js')).remove,
+  );
+  verb<PruneOptions>(
+    'prune',
+    'take out the versions that the rules of retention do not keep',
+    async () => (await import('./remove.js')).prune,
+  ).option('--dry-run', 'only show which');
   const mirror = program
     .command('mirror')
     .description('how the mirrors are, bringing them up to date, trusting their host keys')

@@ -6,6 +6,7 @@ import { ServerError } from '../errors.js';
 import { type RepairResult, verifyAndRepair } from '../repair.js';
 import type { ControlCommand } from '../server/control.js';
 import { verifyLiving, verifyTree } from '../verify.js';
+import type { KeptLibrary } from './library.js';
 import type { Replication } from './replication.js';
 import type { Progress, Reporter } from './report.js';
 import type { Runner } from './runner.js';
@@ -17,6 +18,9 @@ export interface CommandsOptions {
   runner: Runner;
   replication: Replication;
   trust: Trusting;
+  library: Pick<KeptLibrary, 'takeOut' | 'prune'>;
+  /** The rules in force now. */
+  retention: () => Config['retention'];
   reload: () => Promise<string[]>;
 }
 
@@ -25,7 +29,7 @@ const progressMs = 200;
 
 /** The commands by name. */
 export function createCommands(options: CommandsOptions): Record<string, ControlCommand> {
-  const { paths, reporter, runner, replication, trust, reload } = options;
+  const { paths, reporter, runner, replication, trust, library, retention, reload } = options;
   return {
     status: async () => reporter.status(),
     reload: async () => ({ changed: await reload() }),
@@ -39,6 +43,16 @@ export function createCommands(options: CommandsOptions): Record<string, Control
       const { repair, ...tree } = read(verifyArgs, args);
       refuseOther(paths, tree);
       return await verify({ paths, runner, signal, report, repair });
+    },
+    async remove({ args }) {
+      const { names, ...tree } = read(removeArgs, args);
+      refuseOther(paths, tree);
+      return { versions: await library.takeOut(names) };
+    },
+    async prune({ args }) {
+      const { dryRun, ...tree } = read(pruneArgs, args);
+      refuseOther(paths, tree);
+      return { versions: await library.prune(retention(), { dryRun }) };
     },
     async 'mirror-sync'({ args, signal, report }) {
       const { names, takeOver, ...tree } = read(syncArgs, args);
@@ -94,6 +108,8 @@ const tree = {
 
 const updateArgs = v.object({ ...tree, rebuild: v.optional(v.boolean(), false) });
 const verifyArgs = v.object({ ...tree, repair: v.optional(v.boolean(), false) });
+const removeArgs = v.object({ ...tree, names: v.array(v.string()) });
+const pruneArgs = v.object({ ...tree, dryRun: v.boolean() });
 const syncArgs = v.object({
   ...tree,
   names: v.array(v.string()),

@@ -132,7 +132,7 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     reporter.ran(result);
     journal.ran(result);
     metrics.ran(result);
-    parts.library?.ran();
+    void parts.library?.ran();
     replication.published().catch((err: unknown) => {
       log.error({ err }, 'cannot tell the mirrors what was published');
     });
@@ -171,12 +171,13 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
   atEnd(() => monitoring.close());
   await library.sweep();
 
+  const retention = () => configuration().retention;
   const jobs = createJobs({
     config,
     runner,
     lookout: { resync: async () => parts.lookout?.resync() },
     library,
-    retention: () => configuration().retention,
+    retention,
     refresh: async () => parts.reloader?.refresh(),
     log,
   });
@@ -214,6 +215,8 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     runner,
     replication,
     trust,
+    library,
+    retention,
     reload: reloader.reload,
   });
   const control = await createControlServer({ runDir: paths.run, commands, log });

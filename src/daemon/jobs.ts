@@ -67,12 +67,6 @@ async function verify(
 
 /** Takes out what has had its time. */
 async function prune({ library, retention, log }: JobsOptions): Promise<void> {
-  const rules = retention();
-  if (rules.keep === 0 && rules.days === 0) {
-    throw new ServerError('CONFIG', 'There are no rules to prune by', {
-      hint: 'set retention.keep or retention.days in the configuration, and reload it',
-    });
-  }
-  const { length: versions } = await library.prune(rules);
+  const { length: versions } = await library.prune(retention());
   log.info({ versions }, 'pruned');
 }

@@ -1,10 +1,9 @@
 /** The images of this server, as the LXD API asks for them and changes them; see `server/lxd/contract.ts`. */
-import { realpath } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { CatalogueImage, ImageIndex } from '../catalog/images.js';
 import { readProperties } from '../catalog/metadata.js';
 import type { AliasChange } from '../catalog/product-yaml.js';
-import { outlivedVersions, type RetentionRules } from '../catalog/retention.js';
+import type { RetentionRules } from '../catalog/retention.js';
 import type { Config } from '../config.js';
 import { createStaging } from '../disk/staging.js';
 import { markRemoved } from '../disk/version-files.js';
@@ -15,6 +14,7 @@ import type { Library, Upload } from '../server/lxd/contract.js';
 import { createArrivals } from './arrivals.js';
 import { createHoldings } from './holdings.js';
 import { createInspector } from './inspector.js';
+import { namedVersions, outlivedPlaces, productOf, versionsThere, withLinks } from './outgoing.js';
 import { aliasExists, createProductNames } from './product-names.js';
 import { createRemovals } from './removals.js';
 import type { Runner } from './runner.js';
@@ -42,13 +42,22 @@ export interface KeptLibrary extends Library {
   /** Removes what an earlier process has left of uploads. For whoever holds the lock, before there are any. */
   sweep(): Promise<void>;
   /**
-   * Takes out the versions that `rules` do not keep; their files go after the grace time.
+   * Takes out what {@link namedVersions} finds for each of `names`, or nothing; the files go after the grace time.
    *
    * @returns these versions, `env/release/arch/type/version`.
+   * @throws ServerError as {@link namedVersions}; INTERRUPTED, DENIED, IO.
    */
-  prune(rules: RetentionRules): Promise<string[]>;
-  /** A run has come to its end. */
-  ran(): void;
+  takeOut(names: readonly string[]): Promise<string[]>;
+  /**
+   * Takes out the versions that `rules` do not keep; their files go after the grace time.
+   *
+   * @param options.dryRun only tells which. Default: false.
+   * @returns these versions, `env/release/arch/type/version`.
+   * @throws ServerError CONFIG where there is no rule; INTERRUPTED, DENIED, IO.
+   */
+  prune(rules: RetentionRules, options?: { dryRun?: boolean }): Promise<string[]>;
+  /** A run has come to its end. Resolves when what was taken out and is due has been deleted. */
+  ran(): Promise<void>;
   /** Of uploads, since the start. */
   counts(): UploadCounts;
   /** Goes by another configuration from now on; uploads under way go on as they are. */
@@ -89,6 +98,19 @@ export function createLibrary(options: LibraryOptions): KeptLibrary {
     throwIfEnding(ending.signal);
     const products = await turns.take(async () => new Set(await work(await holdings.index())));
     await Promise.all([...products].map((product) => runner.publish(product)));
+  };
+
+  /** Takes versions out; `said` is how the log tells it. @returns their products */
+  const markAll = async (places: readonly string[], said: string): Promise<Set<string>> => {
+    for (const place of places) await markRemoved(join(paths.images, place));
+    const products = new Set(places.map(productOf));
+    for (const product of products) {
+      // As with LXD the names go with the last image that has them.
+      const left = await versionsThere(product, paths.images);
+      if (left.length === 0) await names.clear(product);
+    }
+    if (places.length > 0) log.info({ versions: places }, said);
+    return products;
   };
 
   /** Changes the aliases of one product; where that cannot be published, all is as it was. */
@@ -157,18 +179,19 @@ export function createLibrary(options: LibraryOptions): KeptLibrary {
     remove: (fingerprint) =>
       change(async (index) => {
         const { places } = imageIn(index, fingerprint);
-        for (const place of places) await markRemoved(join(paths.images, place));
-        const products = new Set(places.map(productOf));
-        for (const product of products) {
-          // As with LXD the names go with the last image that has them.
-          const left = index
-            .versions(product)
-            .filter((name) => !places.includes(`${product}/${name}`));
-          if (left.length === 0) await names.clear(product);
-        }
-        log.info({ versions: places }, 'taken out');
-        return products;
+        return await markAll(places, 'taken out');
       }),
+
+    async takeOut(wanted) {
+      let places: string[] = [];
+      await change(async (index) => {
+        const options = { index, imagesDir: paths.images };
+        const found = await Promise.all(wanted.map((name) => namedVersions(name, options)));
+        places = await withLinks(found.flat(), options);
+        return await markAll(places, 'taken out');
+      });
+      return places;
+    },
 
     edit: (fingerprint, { properties, expires }) =>
       change(async (index) => {
@@ -222,14 +245,11 @@ export function createLibrary(options: LibraryOptions): KeptLibrary {
       }
     },
 
-    async prune(rules) {
+    async prune(rules, { dryRun = false } = {}) {
       let places: string[] = [];
       await change(async (index) => {
-        places = await outlivedPlaces(index, { rules, imagesDir: paths.images });
-        for (const place of places) await markRemoved(join(paths.images, place));
-        if (places.length > 0)
-          log.info({ versions: places }, 'taken out by the rules of retention');
-        return places.map(productOf);
+        places = await outlivedPlaces(rules, { index, imagesDir: paths.images });
+        return dryRun ? [] : await markAll(places, 'taken out by the rules of retention');
       });
       return places;
     },
@@ -239,7 +259,7 @@ export function createLibrary(options: LibraryOptions): KeptLibrary {
         log.error({ err }, 'what is left of uploads cannot be removed');
       });
     },
-    ran: () => void removals.look(),
+    ran: removals.look,
     configure(next) {
       uploads = next.uploads;
       removals.configure(next.publish.removalGrace);
@@ -263,35 +283,11 @@ function imageIn(index: ImageIndex, fingerprint: string): CatalogueImage {
   });
 }
 
-/** What `rules` do not keep. What is by a link a version that stays has the same mark, and stays. */
-async function outlivedPlaces(
-  index: ImageIndex,
-  { rules, imagesDir }: { rules: RetentionRules; imagesDir: string },
-): Promise<string[]> {
-  const places = new Set(index.images.flatMap((image) => image.places));
-  const now = Date.now();
-  const outlived = [...new Set([...places].map(productOf))].flatMap((product) =>
-    outlivedVersions(index.versions(product), { rules, now }).map((name) => `${product}/${name}`),
-  );
-  if (outlived.length === 0) return [];
-  for (const place of outlived) places.delete(place);
-  const folderOf = (place: string) => realpath(join(imagesDir, place)).catch(() => '');
-  const kept = new Set(await Promise.all([...places].map(folderOf)));
-  const folders = await Promise.all(outlived.map(folderOf));
-  // What has gone meanwhile needs no mark.
-  return outlived.filter((_place, at) => folders[at] !== '' && !kept.has(folders[at] as string));
-}
-
 /** The products that have the alias `name`. @throws ServerError ALIAS_MISSING */
 function ownersOf(name: string, index: ImageIndex): string[] {
   const owners = index.aliases.filter((alias) => alias.name === name);
   if (owners.length > 0) return owners.map(({ product }) => product);
   throw new ServerError('ALIAS_MISSING', 'Alias not found', { hint: 'list the aliases' });
-}
-
-/** Of `env/release/arch/type/version`. */
-function productOf(place: string): string {
-  return place.slice(0, place.lastIndexOf('/'));
 }
 
 function aliasOfTree(name: string): ServerError {

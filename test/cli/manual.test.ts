@@ -28,7 +28,7 @@ test('the man page has every command and every option, and no mark left', async 
   const { page } = await makeManual(t);
   const text = page.replaceAll('\\-', '-').replace(/\\f[A-Z]/g, '');
   for (const { name, options } of verbs) {
-    assert.match(text, new RegExp(`^${name}(?: NAME| \\[NAME\\.\\.\\.\\])?$`, 'm'));
+    assert.match(text, new RegExp(`^${name}(?: NAME| \\[NAME\\.\\.\\.\\]| WHAT\\.\\.\\.)?$`, 'm'));
     for (const { long } of options) assert.match(text, new RegExp(`^${long}(?: [A-Z:]+)?$`, 'm'));
   }
   assert.doesNotMatch(text, /@[a-z]+@|undefined|`/);

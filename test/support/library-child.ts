@@ -16,5 +16,5 @@ await site.library.addAlias('more', first.fingerprint);
 await site.library.edit(first.fingerprint, { properties: { note: 'edited' } });
 await site.library.renameAlias('more', 'other');
 await site.library.remove(first.fingerprint);
-site.library.ran();
+await site.library.ran();
 for (const end of ends.reverse()) await end();

@@ -77,7 +77,7 @@ export async function librarySite(
     onActivity: () => {},
     onRun: (result) => {
       results.push(result);
-      parts.library?.ran();
+      void parts.library?.ran();
     },
   });
   const config = { paths, uploads: { enabled: true, maxSize }, publish: { removalGrace } };
