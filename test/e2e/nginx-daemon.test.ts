@@ -5,6 +5,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { get } from 'node:https';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { eventually } from '../support/eventually.js';
 import { needs } from '../support/programs.js';
 import {
   imageVersion,
@@ -106,6 +107,19 @@ describe("the master's site: what the daemon answers", needs('nginx', 'curl'), (
     assert.ok(stream !== undefined);
     // The daemon hears that nobody listens any more.
     if (!stream.destroyed) await once(stream, 'close');
+  });
+
+  test('no secret is in the log', async () => {
+    answer = (_request, response) => void response.end('fine');
+    const log = () => readFile(join(site.root, '../access.log'), 'utf8');
+    const path = '/1.0/operations/11111111-2222-3333-4444-555555555555/wait';
+    for (const query of ['?secret=hush', '?timeout=-1&secret=hush', '?Secret=hush&x=1']) {
+      const { body } = await site.get('https', `${path}${query}`);
+      assert.deepEqual([body, asked().url], ['fine', `${path}${query}`]);
+    }
+    await site.get('https', `${path}?timeout=7`);
+    await eventually('the rest is logged', async () => (await log()).includes(`${path}?timeout=7`));
+    assert.doesNotMatch(await log(), /hush/);
   });
 
   test('nothing with a secret is spoken over plain HTTP', async () => {

@@ -114,7 +114,7 @@ error_log stderr notice;
 events { worker_connections 1024; }
 http {
   ${temporary}
-  access_log off;
+  access_log "${folder}/access.log";
   include "${folder}/sites-enabled/*";
 }
 `;
