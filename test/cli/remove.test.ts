@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { describe, type TestContext, test } from 'node:test';
 import { publishedVersions, runCli } from '../support/cli.js';
 import { daemonConfig, emptyRoot, shows, startDaemon } from '../support/daemon.js';
+import { eventually } from '../support/eventually.js';
 import { addVersion } from '../support/image-tree.js';
 
 const product = 'demo/one/amd64/default';
@@ -115,7 +116,9 @@ for (const [way, start] of Object.entries(ways)) {
       const { root, call } = await makeSite(t, 'publish.removal_grace = "0s"');
       const { stdout } = await call('remove', 'demo/two/amd64/default');
       assert.match(stdout, /1 version taken out; the files go at once\n$/);
-      while ((await readdir(join(root, 'images/demo'))).includes('two'));
+      await eventually('its folders are gone', async () => {
+        return !(await readdir(join(root, 'images/demo'))).includes('two');
+      });
       assert.deepEqual(await publishedVersions(root), all.slice(0, 2));
     });
   });
