@@ -60,7 +60,7 @@ async function write(file: string, text: string): Promise<void> {
   try {
     await makeFolder(folder, 0o750);
     await removeTemporaries(folder, [basename(file)]);
-    await writeFileAtomically(file, [Buffer.from(text)], { mode: 0o600, toOwner: true });
+    await writeFileAtomically(file, [Buffer.from(text)], { mode: 0o600 });
   } catch (error) {
     throw writeError(file, error);
   }

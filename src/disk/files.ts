@@ -4,6 +4,8 @@ import {
   chmod,
   constants,
   type FileHandle,
+  lchown,
+  lstat,
   mkdir,
   open,
   readdir,
@@ -28,19 +30,18 @@ export interface StagedFile {
 export interface StageOptions {
   /** Permissions. Default: 0o644. */
   mode?: number;
-  /** Whether root gives the file to the owner of its folder, whose daemon has to read it. Default: no. */
-  toOwner?: boolean;
 }
 
 /**
  * Writes `content`, piece by piece, to a temporary, hidden name beside `path`, and has the disk confirm it.
+ * Root leaves it to the owner of the folder, as everything that is made here: the daemon may be another user.
  *
  * @throws ServerError DISK_FULL, DENIED or IO; then nothing is left behind.
  */
 export async function stageFile(
   path: string,
   content: readonly Uint8Array[],
-  { mode = 0o644, toOwner = false }: StageOptions = {},
+  { mode = 0o644 }: StageOptions = {},
 ): Promise<StagedFile> {
   const temporary = join(dirname(path), temporaryName(basename(path)));
   const discard = () => removeIfThere(temporary);
@@ -54,7 +55,7 @@ export async function stageFile(
       await writeAll(handle, content);
       // Whatever the umask: what is published is for the web server to read.
       await handle.chmod(mode);
-      if (toOwner) await giveToOwner(handle, dirname(path));
+      await leaveToOwner(temporary, handle);
       await handle.sync();
       stamp = stampOf(await handle.stat({ bigint: true }));
     });
@@ -70,10 +71,19 @@ export async function stageFile(
   return { stamp, commit, discard };
 }
 
-async function giveToOwner(handle: FileHandle, folder: string): Promise<void> {
+/**
+ * Root leaves what it has just made at `path` to the owner of its folder: the daemon, which may be another user,
+ * has to work there. For everyone else it belongs to whom it should.
+ *
+ * @param handle of a file that is open: then nobody can put another in its place meanwhile.
+ * @throws the system error.
+ */
+export async function leaveToOwner(path: string, handle?: FileHandle): Promise<void> {
   if (process.getuid?.() !== 0) return;
-  const { uid, gid } = await stat(folder);
-  await handle.chown(uid, gid);
+  const { uid, gid } = await stat(dirname(path));
+  const made = await (handle?.stat() ?? lstat(path));
+  if (made.uid === uid && made.gid === gid) return;
+  await (handle?.chown(uid, gid) ?? lchown(path, uid, gid));
 }
 
 async function writeAll(handle: FileHandle, pieces: readonly Uint8Array[]): Promise<void> {
@@ -107,8 +117,12 @@ export async function makeFolder(folder: string, mode = 0o755): Promise<void> {
   try {
     const first = await mkdir(folder, { recursive: true, mode });
     if (first === undefined) return;
-    for (let made = folder; made.length >= first.length; made = dirname(made))
-      await chmod(made, mode);
+    const made: string[] = [];
+    for (let each = folder; each.length >= first.length; each = dirname(each)) made.unshift(each);
+    for (const each of made) {
+      await leaveToOwner(each);
+      await chmod(each, mode);
+    }
   } catch (error) {
     throw writeError(folder, error);
   }

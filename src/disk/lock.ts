@@ -16,7 +16,7 @@ import {
 } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ServerError, systemCode } from '../errors.js';
-import { writeError } from './files.js';
+import { leaveToOwner, writeError } from './files.js';
 
 export interface Lock {
   release(): Promise<void>;
@@ -62,6 +62,7 @@ async function makeLockFolder(root: string, folder: string): Promise<void> {
     await mkdir(folder);
     // Whatever the umask: other users must see who holds the lock.
     await chmod(folder, 0o755);
+    await leaveToOwner(folder);
   } catch (error) {
     if (systemCode(error) === 'EEXIST') return;
     if (systemCode(error) === 'ENOENT') {
@@ -112,6 +113,7 @@ async function place(folder: string, number: number, self: Holder): Promise<bool
   const draft = join(folder, `.draft.${randomBytes(6).toString('hex')}`);
   try {
     await writeFile(draft, JSON.stringify(self), { flag: 'wx' });
+    await leaveToOwner(draft);
     await link(draft, pathOf(folder, number));
     return true;
   } catch (error) {

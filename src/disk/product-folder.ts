@@ -2,7 +2,7 @@
 import { chmod, lstat, mkdir, rmdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { ServerError, systemCode } from '../errors.js';
-import { syncFolder, writeError } from './files.js';
+import { leaveToOwner, syncFolder, writeError } from './files.js';
 
 /**
  * Makes the folder of a product, and what is missing above it; the disk has confirmed it when this returns.
@@ -42,6 +42,7 @@ async function makeOne(folder: string): Promise<boolean> {
   try {
     // Whatever the umask: the web server runs as another user.
     await chmod(folder, 0o755);
+    await leaveToOwner(folder);
     await syncFolder(dirname(folder));
   } catch (error) {
     await removeFolders([folder]);

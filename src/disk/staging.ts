@@ -18,7 +18,7 @@ import {
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ServerError, systemCode } from '../errors.js';
-import { makeFolder, syncFolder, writeError, writeFileAtomically } from './files.js';
+import { leaveToOwner, makeFolder, syncFolder, writeError, writeFileAtomically } from './files.js';
 import { imagesFolder } from './images-folder.js';
 
 export interface StagingOptions {
@@ -98,9 +98,12 @@ export function createStaging({ root, images, reserve = defaultReserve }: Stagin
       const home = await stagingHome({ root, images });
       const path = join(home, randomBytes(8).toString('hex'));
       await makeFolder(home, 0o700);
-      await mkdir(path, { mode: 0o700 }).catch((error: unknown) => {
+      try {
+        await mkdir(path, { mode: 0o700 });
+        await leaveToOwner(path);
+      } catch (error) {
         throw writeError(path, error);
-      });
+      }
       return stagedFolder(path, { reserve, sync });
     },
     async delete(path) {
@@ -171,6 +174,9 @@ async function writeFile(
   });
   const writer = createWriter(handle, { path, ...disk });
   try {
+    await leaveToOwner(path, handle).catch((error: unknown) => {
+      throw writeError(path, error);
+    });
     await writer.checkRoom();
     await forEach(source, signal, async (chunk) => {
       onChunk(chunk);
