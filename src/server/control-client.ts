@@ -1,11 +1,16 @@
 /**
  * The caller's side of the control socket; `control.ts` is the daemon's.
  */
+
+import { once } from 'node:events';
 import { lstat, readFile } from 'node:fs/promises';
-import { type IncomingMessage, request } from 'node:http';
+import { type ClientRequest, type IncomingMessage, request } from 'node:http';
 import { join } from 'node:path';
 import { type ErrorCode, errorCodes, ServerError, systemCode, systemText } from '../errors.js';
 import { mostPathBytes } from './unix-socket.js';
+
+/** The content type of a call that brings more than its arguments; see `control.ts`. */
+export const streamType = 'application/x-lxd-image-server-stream';
 
 /** A line of the answer to a call. */
 export interface Told {
@@ -26,6 +31,11 @@ export interface CallOptions {
   command: string;
   /** Default: {}. */
   args?: object;
+  /**
+   * Gives what is sent beside them, once the daemon has begun with the work; its pieces must not change once they were
+   * handed over. What it throws ends the call.
+   */
+  stream?: () => AsyncIterable<Uint8Array>;
   signal?: AbortSignal;
   /** Is told of progress. */
   onEvent?: (event: unknown) => void;
@@ -40,15 +50,65 @@ export interface CallOptions {
  *
  * @returns `undefined` where no daemon listens
  * @throws the ServerError that the daemon answers with; DENIED where this user may not call it; BUSY where it is
- *   called too often at once; IO where it does not answer, goes away or answers with something else; INTERRUPTED
+ *   called too often at once; IO where it does not answer, goes away or answers with something else; INTERRUPTED;
+ *   whatever `options.stream` throws
  */
 export async function callDaemon<T>(options: CallOptions): Promise<{ result: T } | undefined> {
-  const { onEvent = () => {}, mostBytes = 64 * 1024 * 1024 } = options;
   const path = socketPath(options.runDir);
   // Nobody can listen there; see createControlServer.
   if (Buffer.byteLength(path) > mostPathBytes) return undefined;
-  const response = await begin(path, options);
-  if (response === undefined) return undefined;
+  const begun = await begin(path, options);
+  if (begun === undefined) return undefined;
+  const { call, response } = begun;
+  let failure: { error: unknown } | undefined;
+  const sending = send(call, options.stream).catch((error: unknown) => {
+    failure = { error };
+    call.destroy();
+  });
+  try {
+    return await answerOf<T>(response, { path, ...options });
+  } catch (error) {
+    throw failure === undefined || options.signal?.aborted === true ? error : failure.error;
+  } finally {
+    response.destroy();
+    if (options.stream !== undefined) call.destroy();
+    await sending;
+  }
+}
+
+/** Sends what goes with a call, until it is over. Rejects with what `stream` throws. */
+async function send(call: ClientRequest, stream: CallOptions['stream']): Promise<void> {
+  if (stream === undefined) return;
+  for await (const chunk of stream()) {
+    if (call.destroyed) return;
+    if (!call.write(chunk)) await drained(call);
+  }
+  call.end();
+}
+
+/** Resolves when there is room for more, or nothing more can be sent. */
+async function drained(call: ClientRequest): Promise<void> {
+  const over = new AbortController();
+  const until = (event: string) => once(call, event, { signal: over.signal });
+  try {
+    if (!call.destroyed) await Promise.race([until('drain'), until('close')]);
+  } catch {
+    // An error of the connection: the answer tells.
+  } finally {
+    over.abort();
+  }
+}
+
+/** What the daemon answers. */
+async function answerOf<T>(
+  response: IncomingMessage,
+  {
+    path,
+    onEvent = () => {},
+    mostBytes = 64 * 1024 * 1024,
+    signal,
+  }: CallOptions & { path: string },
+): Promise<{ result: T }> {
   try {
     for await (const text of linesOf(response, mostBytes)) {
       const told = parseTold(text);
@@ -58,24 +118,28 @@ export async function callDaemon<T>(options: CallOptions): Promise<{ result: T }
       onEvent(told.event);
     }
   } catch (error) {
-    if (options.signal?.aborted === true) throw interrupted(error);
+    if (signal?.aborted === true) throw interrupted(error);
     throw error instanceof ServerError || systemCode(error) === undefined ? error : wentAway(error);
-  } finally {
-    response.destroy();
   }
   throw wentAway();
 }
 
-/** Sends the call; resolves when the daemon has begun with it. */
-function begin(path: string, options: CallOptions): Promise<IncomingMessage | undefined> {
-  const { command, args = {}, signal, beginMs = 10_000 } = options;
+/** Sends the call, without its stream; resolves when the daemon has begun with it. */
+function begin(
+  path: string,
+  options: CallOptions,
+): Promise<{ call: ClientRequest; response: IncomingMessage } | undefined> {
+  const { command, args = {}, stream, signal, beginMs = 10_000 } = options;
   const body = JSON.stringify(args);
   return new Promise((resolve, reject) => {
     const call = request({
       socketPath: path,
       path: `/v1/${encodeURIComponent(command)}`,
       method: 'POST',
-      headers: { 'Content-Type': 'application/json', 'Content-Length': Buffer.byteLength(body) },
+      headers:
+        stream === undefined
+          ? { 'Content-Type': 'application/json', 'Content-Length': Buffer.byteLength(body) }
+          : { 'Content-Type': streamType },
       agent: false,
       ...(signal && { signal }),
     });
@@ -83,14 +147,15 @@ function begin(path: string, options: CallOptions): Promise<IncomingMessage | un
     call.once('close', () => clearTimeout(timer));
     call.once('response', (response) => {
       clearTimeout(timer);
-      resolve(response);
+      resolve({ call, response });
     });
     call.on('error', (error) => {
       if (signal?.aborted === true) reject(interrupted(error));
       else if (isAbsent(error)) resolve(undefined);
       else callError(path, error).then(reject, reject);
     });
-    call.end(body);
+    if (stream === undefined) call.end(body);
+    else call.write(`${body}\n`);
   });
 }
 
