@@ -71,7 +71,11 @@ function manualText(template) {
 /** For each word that is typed: what can stand there. */
 function completionText() {
   const words = (options) => options.map(({ long }) => long).join(' ');
-  const cases = verbs.map((verb) => `    '${nameOf(verb)}') options='${words(verb.options)}' ;;`);
+  const takesFiles = (verb) =>
+    verb.registeredArguments.some((argument) => argument.name() === 'file') ? ' files=yes' : '';
+  const cases = verbs.map(
+    (verb) => `    '${nameOf(verb)}') options='${words(verb.options)}'${takesFiles(verb)} ;;`,
+  );
   const groups = program.commands.filter(({ commands }) => commands.length > 0);
   const parts = groups.map(
     (group) =>
@@ -85,7 +89,7 @@ function completionText() {
 _lxd_image_server() {
   local current=\${COMP_WORDS[COMP_CWORD]} previous=\${COMP_WORDS[COMP_CWORD - 1]}
   local verbs='${program.commands.map((each) => each.name()).join(' ')}'
-  local options='${words(program.options)} --help' name='' word
+  local options='${words(program.options)} --help' name='' files='' word
   case $previous in
     ${paths})
       mapfile -t COMPREPLY < <(compgen -f -- "$current")
@@ -107,6 +111,11 @@ ${parts.join('\n')}
   case $name in
 ${cases.join('\n')}
   esac
+  if [[ $files && $current != -* ]]; then
+    mapfile -t COMPREPLY < <(compgen -f -- "$current")
+    compopt -o filenames 2>/dev/null
+    return
+  fi
   mapfile -t COMPREPLY < <(compgen -W "$verbs $options" -- "$current")
 }
 complete -F _lxd_image_server lxd-image-server

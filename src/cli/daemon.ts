@@ -51,6 +51,8 @@ export async function callDaemonOrSelf<T>(
   work: Omit<DaemonWork<T>, 'stageName'> & {
     /** Is told of progress. */
     onEvent?: (event: unknown) => void;
+    /** What the daemon is sent beside the arguments, from its beginning. */
+    stream?: () => AsyncIterable<Uint8Array>;
   },
 ): Promise<T> {
   const { self, ...call } = work;

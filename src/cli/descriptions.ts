@@ -18,6 +18,10 @@ cure. Without a daemon, show what the documents hold. On a terminal lists are as
 as well, each time a document on a line of its own.`,
   reload: `Have the running daemon read its configuration again, and show which keys changed. A configuration that says
 something wrong is refused, and the daemon goes on with the one before.`,
+  import: `Put an image into the tree and publish it: its metadata archive and its root file system, or one file that has
+both. Where it goes follows from its metadata, as with an upload; \`--property\` says something else, as
+os=ubuntu, release=noble, variant=cloud or architecture=arm64. Where a daemon runs on this tree, it is sent the files,
+which only whoever runs the command need be able to read.`,
   verify: `Read every published file again and compare it with the documents. With \`--repair\`, files with other
 content are set aside, under hidden names beside their places, and what is whole is published. A file that was
 replaced since the last publication is no damage: it is published as it is now. Where a daemon runs on this tree, it

@@ -22,6 +22,8 @@ export async function withLibrary<T>(
     const runner = createRunner({ pipeline, pool, log, onActivity: () => {}, onRun: () => {} });
     const library = createLibrary({ config, pipeline, runner, log });
     try {
+      // Of an import that was killed.
+      await library.sweep();
       await runner.update({ passing: true });
       const result = await work(library);
       // Where there never is a daemon, nobody else deletes what was taken out long ago.

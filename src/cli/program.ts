@@ -3,6 +3,7 @@ import { InvalidArgumentError, Command as Program } from 'commander';
 import { parseDuration, parseHostPort } from '../units.js';
 import type { Verb } from './command.js';
 import { descriptions } from './descriptions.js';
+import type { ImportOptions } from './import.js';
 import type { InitOptions } from './init.js';
 import type { TrustOptions as HostKeyOptions, MirrorOptions, SyncOptions } from './mirror.js';
 import type { PruneOptions, RemoveOptions } from './remove.js';
@@ -126,6 +127,17 @@ export function createProgram({ version, execute }: ProgramOptions): Program {
   )
     .option('--repair', 'set damaged files aside, and publish what is whole')
     .option('--mirror <name>', 'read back what a mirror has; --repair sends what it lacks');
+  verb<ImportOptions>(
+    'import <file> [rootfs]',
+    'put image files into the tree: metadata and root file system, or one with both',
+    async () => (await import('./import.js')).importFiles,
+  )
+    .option('--alias <name>', 'a further name; may be given several times', addText)
+    .option(
+      '--property <key=value>',
+      'in place of what the metadata says; may be given several times',
+      addProperty,
+    );
   verb<RemoveOptions>(
     'remove <what...>',
     'take versions or products out; their files go after the grace time',
@@ -235,6 +247,20 @@ function parseEvery(text: string): number {
 function addAddress(text: string, before: string[] = []): string[] {
   if (parseHostPort(text, { port: 443 }) !== undefined) return [...before, text];
   throw new InvalidArgumentError('Give a host, or host and port: "images.example.org:8443".');
+}
+
+function addText(text: string, before: string[] = []): string[] {
+  return [...before, text];
+}
+
+/** Of several values of a key the last counts. */
+export function addProperty(
+  text: string,
+  before: Readonly<Record<string, string>> = {},
+): Record<string, string> {
+  const [, key, value] = /^([^=]+)=(.+)$/s.exec(text) ?? [];
+  if (key !== undefined && value !== undefined) return { ...before, [key]: value };
+  throw new InvalidArgumentError('Give a key and a value: "os=ubuntu".');
 }
 
 /** `argv` with the older server's spelling of options, `--img_dir`, in ours, `--img-dir`. */

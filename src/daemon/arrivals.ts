@@ -64,7 +64,8 @@ export function createArrivals(options: ArrivalsOptions): Arrive {
   const place = async (arrival: Arrival, placed: Placed): Promise<void> => {
     const { product, aliases, folder, signal } = arrival;
     const index = await holdings.index();
-    if (index.find(arrival.fingerprint) !== undefined) throw exists();
+    const present = index.find(arrival.fingerprint);
+    if (present !== undefined) throw exists(present);
     const standard = names.ofFolders(product);
     // A new product comes with names, which may be those of another: whoever launches that goes on getting it.
     const isNew = index.versions(product).length === 0;
@@ -157,6 +158,8 @@ export function createArrivals(options: ArrivalsOptions): Arrive {
   };
 }
 
-function exists(): ServerError {
-  return new ServerError('IMAGE_EXISTS', 'Image with same fingerprint already exists');
+function exists({ places }: CatalogueImage): ServerError {
+  return new ServerError('IMAGE_EXISTS', 'Image with same fingerprint already exists', {
+    hint: `it is there as ${places.join(' and ')}`,
+  });
 }

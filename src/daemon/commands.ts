@@ -3,9 +3,11 @@ import * as v from 'valibot';
 import type { Config } from '../config.js';
 import { createPool } from '../disk/pool.js';
 import { ServerError } from '../errors.js';
+import type { Logger } from '../log.js';
 import { type RepairResult, verifyAndRepair } from '../repair.js';
 import type { ControlCommand } from '../server/control.js';
 import { verifyLiving, verifyTree } from '../verify.js';
+import { type ImportedImage, importImage } from './import.js';
 import type { KeptLibrary } from './library.js';
 import type { Replication } from './replication.js';
 import type { Progress, Reporter } from './report.js';
@@ -18,10 +20,11 @@ export interface CommandsOptions {
   runner: Runner;
   replication: Replication;
   trust: Trusting;
-  library: Pick<KeptLibrary, 'takeOut' | 'prune'>;
+  library: Pick<KeptLibrary, 'take' | 'takeOut' | 'prune'>;
   /** The rules in force now. */
   retention: () => Config['retention'];
   reload: () => Promise<string[]>;
+  log: Logger;
 }
 
 /** How often a caller is told how far the work is, in milliseconds. */
@@ -29,7 +32,7 @@ const progressMs = 200;
 
 /** The commands by name. */
 export function createCommands(options: CommandsOptions): Record<string, ControlCommand> {
-  const { paths, reporter, runner, replication, trust, library, retention, reload } = options;
+  const { paths, reporter, runner, replication, trust, library, retention, reload, log } = options;
   return {
     status: async () => reporter.status(),
     reload: async () => ({ changed: await reload() }),
@@ -43,6 +46,14 @@ export function createCommands(options: CommandsOptions): Record<string, Control
       const { repair, ...tree } = read(verifyArgs, args);
       refuseOther(paths, tree);
       return await verify({ paths, runner, signal, report, repair });
+    },
+    async import({ args, stream, signal }) {
+      const { parts, aliases, properties, ...tree } = read(importArgs, args);
+      refuseOther(paths, tree);
+      const facts = { aliases, properties };
+      const source = stream ?? nothing();
+      const work = () => importImage(library, { parts, source, facts, signal });
+      return await logged(work, log);
     },
     async remove({ args }) {
       const { names, ...tree } = read(removeArgs, args);
@@ -99,6 +110,22 @@ export function createCommands(options: CommandsOptions): Record<string, Control
   };
 }
 
+async function* nothing(): AsyncGenerator<never> {}
+
+/** Does `work`, and logs what came of it. */
+async function logged(work: () => Promise<ImportedImage>, log: Logger): Promise<ImportedImage> {
+  try {
+    const image = await work();
+    const { fingerprint, product, version } = image;
+    log.info({ fingerprint, product, version }, 'image imported');
+    return image;
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    log.warn({ reason }, 'image not imported');
+    throw error;
+  }
+}
+
 /** The folders that a command line has in mind. */
 const tree = {
   root: v.string(),
@@ -110,6 +137,17 @@ const updateArgs = v.object({ ...tree, rebuild: v.optional(v.boolean(), false) }
 const verifyArgs = v.object({ ...tree, repair: v.optional(v.boolean(), false) });
 const removeArgs = v.object({ ...tree, names: v.array(v.string()) });
 const pruneArgs = v.object({ ...tree, dryRun: v.boolean() });
+const importArgs = v.object({
+  ...tree,
+  parts: v.array(
+    v.object({
+      part: v.picklist(['metadata', 'rootfs', 'unified']),
+      size: v.pipe(v.number(), v.safeInteger(), v.minValue(0)),
+    }),
+  ),
+  aliases: v.array(v.string()),
+  properties: v.record(v.string(), v.string()),
+});
 const syncArgs = v.object({
   ...tree,
   names: v.array(v.string()),

@@ -218,6 +218,7 @@ async function start(options: DaemonOptions, atEnd: AtEnd): Promise<void> {
     library,
     retention,
     reload: reloader.reload,
+    log,
   });
   const control = await createControlServer({ runDir: paths.run, commands, log });
   atEnd(() => control.close());

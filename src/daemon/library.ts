@@ -19,7 +19,7 @@ import { aliasExists, createProductNames } from './product-names.js';
 import { createRemovals } from './removals.js';
 import type { Runner } from './runner.js';
 import { createTurns } from './turns.js';
-import { type Arrival, createUpload } from './upload.js';
+import { type Arrival, createUpload, tooLarge } from './upload.js';
 import { noUploads, resultOf, type UploadCounts } from './upload-counts.js';
 
 export interface LibraryOptions {
@@ -58,6 +58,13 @@ export interface KeptLibrary extends Library {
   prune(rules: RetentionRules, options?: { dryRun?: boolean }): Promise<string[]>;
   /** A run has come to its end. Resolves when what was taken out and is due has been deleted. */
   ran(): Promise<void>;
+  /**
+   * As {@link Library.begin}, for what comes from this machine: `uploads.enabled` is about clients.
+   *
+   * @param options.size of all parts together, in bytes: what is too large is refused before it comes.
+   * @throws ServerError TOO_LARGE, DISK_FULL, DENIED or IO
+   */
+  take(options: { signal: AbortSignal; size: number }): Promise<Upload>;
   /** Of uploads, since the start. */
   counts(): UploadCounts;
   /** Goes by another configuration from now on; uploads under way go on as they are. */
@@ -129,10 +136,10 @@ export function createLibrary(options: LibraryOptions): KeptLibrary {
     return true;
   };
 
-  const begin: Library['begin'] = async ({ signal }) => {
+  const begin = async ({ signal, size = 0 }: { signal: AbortSignal; size?: number }) => {
     throwIfEnding(ending.signal);
-    if (!uploads.enabled) throw uploadsOff();
-    const folder = await staging.make();
+    if (size > uploads.maxSize) throw tooLarge(uploads.maxSize);
+    const folder = await staging.make({ bytes: size });
     const upload = createUpload({
       folder,
       maxSize: uploads.maxSize,
@@ -152,6 +159,16 @@ export function createLibrary(options: LibraryOptions): KeptLibrary {
     return upload;
   };
 
+  /** Counts the upload that does not even begin. */
+  const counting = async (beginning: () => Promise<Upload>): Promise<Upload> => {
+    try {
+      return await beginning();
+    } catch (error) {
+      counts.ended[resultOf(error)] += 1;
+      throw error;
+    }
+  };
+
   return {
     images: () => holdings.images(),
     async image(fingerprint) {
@@ -166,14 +183,12 @@ export function createLibrary(options: LibraryOptions): KeptLibrary {
       });
     },
 
-    async begin(options) {
-      try {
+    begin: (options) =>
+      counting(async () => {
+        if (!uploads.enabled) throw uploadsOff();
         return await begin(options);
-      } catch (error) {
-        counts.ended[resultOf(error)] += 1;
-        throw error;
-      }
-    },
+      }),
+    take: (options) => counting(() => begin(options)),
     counts: () => ({ ...counts, running: underWay.size, ended: { ...counts.ended } }),
 
     remove: (fingerprint) =>

@@ -313,7 +313,7 @@ function invalid(message: string, options: { hint?: string } = {}): ServerError 
   return new ServerError('IMAGE_INVALID', message, options);
 }
 
-function tooLarge(maxSize: number): ServerError {
+export function tooLarge(maxSize: number): ServerError {
   return new ServerError('TOO_LARGE', `The image is larger than ${formatSize(maxSize)}`, {
     hint: 'set uploads.max_size in the configuration of the server to allow more',
   });

@@ -11,7 +11,8 @@ import { largestText } from '../catalog/metadata.js';
 export const largestSearch = 64 * 1024 * 1024;
 
 export type MetadataSearch =
-  | { found: string; disk?: true }
+  /** `rootless`: there certainly is no root file system; told only where that was looked for. */
+  | { found: string; disk?: true; rootless?: true }
   /** The archive is whole and has no metadata.yaml. */
   | { missing: true }
   /** What is wrong with the archive, as the end of the sentence "lxd.tar.xz …". */
@@ -51,7 +52,9 @@ export async function findMetadataYaml(
   } catch {
     return whole ? { broken: 'is damaged or was cut short' } : (tar.soFar() ?? { unknown: true });
   }
-  return whole ? tar.end() : (tar.soFar() ?? { unknown: true });
+  if (!whole) return tar.soFar() ?? { unknown: true };
+  const result = tar.end();
+  return root && !tar.hasRoot() && 'found' in result ? { ...result, rootless: true } : result;
 }
 
 function tooLarge(): MetadataSearch {

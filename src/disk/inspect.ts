@@ -20,6 +20,8 @@ export type Inspection =
       facts: Facts;
       /** Whether the root of a unified image is the disk of a virtual machine. */
       disk: boolean;
+      /** Whether it certainly has no root, where it was to have one. */
+      rootless: boolean;
     }
   /** What is wrong, as a sentence without its full stop. */
   | { fault: string }
@@ -42,7 +44,8 @@ export async function inspectArchive({
   const facts = readMetadataYaml(search.found);
   if ('fault' in metadata) return { fault: metadata.fault.reason };
   if ('fault' in facts) return { fault: facts.fault.reason };
-  return { metadata: metadata.value, facts: facts.value, disk: search.disk === true };
+  const [disk, rootless] = [search.disk === true, search.rootless === true];
+  return { metadata: metadata.value, facts: facts.value, disk, rootless };
 }
 
 function readHead(path: string, length: number): Buffer {

@@ -32,8 +32,13 @@ export interface StagingOptions {
 export interface Staging {
   /** Removes what is left of uploads; for whoever holds the lock of the root, before there are any. */
   sweep(): Promise<void>;
-  /** A new, empty folder. @throws ServerError NOT_INITIALISED, DENIED, DISK_FULL or IO. */
-  make(): Promise<StagedFolder>;
+  /**
+   * A new, empty folder.
+   *
+   * @param options.bytes what it is to take, where that is known. Default: 0.
+   * @throws ServerError NOT_INITIALISED, DENIED or IO; DISK_FULL where there is no room for so much.
+   */
+  make(options?: { bytes?: number }): Promise<StagedFolder>;
   /** Takes a folder out of the tree, whole, and then deletes it; no matter if it is gone. @throws ServerError DENIED or IO. */
   delete(path: string): Promise<void>;
 }
@@ -94,10 +99,11 @@ export function createStaging({ root, images, reserve = defaultReserve }: Stagin
         );
       }
     },
-    async make() {
+    async make({ bytes = 0 } = {}) {
       const home = await stagingHome({ root, images });
       const path = join(home, randomBytes(8).toString('hex'));
       await makeFolder(home, 0o700);
+      await requireRoom(home, reserve + bytes);
       try {
         await mkdir(path, { mode: 0o700 });
         await leaveToOwner(path);
@@ -243,13 +249,7 @@ function createWriter(
     work.catch((error: unknown) => {
       throw writeError(path, error);
     });
-  const checkRoom = async () => {
-    const { bavail, bsize } = await failing(statfs(dirname(path)));
-    if (bavail * bsize >= reserve) return;
-    throw new ServerError('DISK_FULL', 'There is not enough room left on the disk of the images', {
-      hint: 'make room, then try again',
-    });
-  };
+  const checkRoom = () => requireRoom(dirname(path), reserve);
   const flush = async () => {
     const pieces = batch;
     const bytes = batched;
@@ -282,6 +282,17 @@ function createWriter(
       await Promise.allSettled([writing, syncing]);
     },
   };
+}
+
+/** @throws ServerError DISK_FULL where the disk of `folder` has less than `bytes` left; DENIED or IO. */
+async function requireRoom(folder: string, bytes: number): Promise<void> {
+  const { bavail, bsize } = await statfs(folder).catch((error: unknown) => {
+    throw writeError(folder, error);
+  });
+  if (bavail * bsize >= bytes) return;
+  throw new ServerError('DISK_FULL', 'There is not enough room left on the disk of the images', {
+    hint: 'make room, then try again',
+  });
 }
 
 async function writeAll(

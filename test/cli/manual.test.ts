@@ -28,8 +28,11 @@ test('the man page has every command and every option, and no mark left', async 
   const { page } = await makeManual(t);
   const text = page.replaceAll('\\-', '-').replace(/\\f[A-Z]/g, '');
   for (const { name, options } of verbs) {
-    assert.match(text, new RegExp(`^${name}(?: NAME| \\[NAME\\.\\.\\.\\]| WHAT\\.\\.\\.)?$`, 'm'));
-    for (const { long } of options) assert.match(text, new RegExp(`^${long}(?: [A-Z:]+)?$`, 'm'));
+    assert.match(
+      text,
+      new RegExp(`^${name}(?: NAME| \\[NAME\\.\\.\\.\\]| WHAT\\.\\.\\.| FILE \\[ROOTFS\\])?$`, 'm'),
+    );
+    for (const { long } of options) assert.match(text, new RegExp(`^${long}(?: [A-Z:=]+)?$`, 'm'));
   }
   assert.doesNotMatch(text, /@[a-z]+@|undefined|`/);
 });
@@ -58,6 +61,8 @@ describe('completion of bash', needs('bash'), () => {
     { words: ['--json', 'mirror', 'sy'], some: ['sync'], not: ['list'] },
     { words: ['update', '--re'], some: ['--rebuild'], not: ['--repair'] },
     { words: ['trust', 'add', '--'], some: ['--expires', '--json'], not: ['--rebuild'] },
+    { words: ['import', '--alias', 'a', 'package-lo'], some: ['package-lock.json'] },
+    { words: ['import', '--pro'], some: ['--property'], not: ['--rebuild'] },
     { words: ['--config', 'package-lo'], some: ['package-lock.json'], not: ['init'] },
   ];
   for (const { words, some, not = [] } of cases) {
