@@ -103,7 +103,7 @@ export function createStaging({ root, images, reserve = defaultReserve }: Stagin
       const home = await stagingHome({ root, images });
       const path = join(home, randomBytes(8).toString('hex'));
       await makeFolder(home, 0o700);
-      await requireRoom(home, reserve + bytes);
+      if (bytes > 0) await requireRoom(home, reserve + bytes);
       try {
         await mkdir(path, { mode: 0o700 });
         await leaveToOwner(path);

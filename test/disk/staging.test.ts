@@ -87,6 +87,14 @@ describe('a staged folder', () => {
     });
     assert.deepEqual(pulled, []);
   });
+
+  test('is not made for more than there is room for', async (t) => {
+    const { root, images } = await newPlace(t);
+    const staging = createStaging({ root, images, reserve: 0 });
+    await assert.rejects(staging.make({ bytes: 2 ** 60 }), { code: 'DISK_FULL' });
+    assert.deepEqual(await readdir(join(root, '.staging')), []);
+    await staging.make({ bytes: 1 });
+  });
 });
 
 /** A file system of this size, mounted at a temporary folder. */
