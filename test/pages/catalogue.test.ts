@@ -414,13 +414,21 @@ describe('the catalogue page', needs('chromium', 'openssl'), () => {
     const { page } = await open();
     assert.equal(await page.textContent(count), '1,000 products, 10,000 versions');
     await page.locator('#more').waitFor();
-    assert.equal(await page.locator(rows).count(), 400);
+    /** They come in several frames. */
+    const rowsAre = async (wanted: number) => {
+      await page
+        .locator(rows)
+        .nth(wanted - 1)
+        .waitFor({ state: 'attached' });
+      assert.equal(await page.locator(rows).count(), wanted);
+    };
+    await rowsAre(400);
     await page.click('#more');
     await page.locator('#more', { hasText: 'Show 200 more' }).waitFor();
-    assert.equal(await page.locator(rows).count(), 800);
+    await rowsAre(800);
     await page.click('#more');
     await page.locator('#more').waitFor({ state: 'hidden' });
-    assert.equal(await page.locator(rows).count(), 1000);
+    await rowsAre(1000);
     await page.fill('#query', 'system7/2/amd64/default');
     assert.equal(await page.textContent(count), '1 product of 1,000 products, 10 versions');
     assert.equal(await page.locator(rows).count(), 1);
