@@ -5,7 +5,7 @@ import type { ImageIndex } from '../catalog/images.js';
 import { outlivedVersions, type RetentionRules } from '../catalog/retention.js';
 import { compareNames, isName } from '../catalog/tree.js';
 import { removedAt } from '../disk/version-files.js';
-import { ServerError, systemCode } from '../errors.js';
+import { ServerError, systemCode, systemText } from '../errors.js';
 
 export interface OutgoingOptions {
   index: ImageIndex;
@@ -38,7 +38,10 @@ function fingerprinted(name: string, { index }: OutgoingOptions): string[] {
 }
 
 async function versionAt(path: string, { imagesDir }: OutgoingOptions): Promise<string> {
-  const found = await lstat(join(imagesDir, path)).catch(() => undefined);
+  const found = await lstat(join(imagesDir, path)).catch((error: unknown) => {
+    if (isMissing(error)) return undefined;
+    throw unreadable(path, error);
+  });
   if (found?.isSymbolicLink()) throw onlyLink(path);
   if (!found?.isDirectory() || (await isOut(path, imagesDir))) throw notThere(path);
   return path;
@@ -57,11 +60,12 @@ export async function withLinks(
   places: readonly string[],
   { index, imagesDir }: OutgoingOptions,
 ): Promise<string[]> {
-  const folderOf = (place: string) => realpath(join(imagesDir, place)).catch(() => '');
-  const folders = new Set(await Promise.all(places.map(folderOf)));
+  const folders = new Set(await foldersOf(places, imagesDir));
   const published = index.images.flatMap((image) => image.places);
-  const theirs = await Promise.all(published.map(folderOf));
-  const links = published.filter((_place, at) => folders.has(theirs[at] ?? ''));
+  const theirs = await foldersOf(published, imagesDir);
+  const links = published.filter(
+    (_place, at) => theirs[at] !== '' && folders.has(theirs[at] ?? ''),
+  );
   return [...new Set([...places, ...links])].sort(compareNames);
 }
 
@@ -72,8 +76,8 @@ export async function versionsThere(
 ): Promise<{ path: string; isLink: boolean }[]> {
   const entries = await readdir(join(imagesDir, product), { withFileTypes: true }).catch(
     (error: unknown) => {
-      if (['ENOENT', 'ENOTDIR'].includes(systemCode(error) ?? '')) return [];
-      throw error;
+      if (isMissing(error)) return [];
+      throw unreadable(product, error);
     },
   );
   const versions = entries
@@ -104,11 +108,19 @@ export async function outlivedPlaces(
   );
   if (outlived.length === 0) return [];
   for (const place of outlived) places.delete(place);
-  const folderOf = (place: string) => realpath(join(imagesDir, place)).catch(() => '');
-  const kept = new Set(await Promise.all([...places].map(folderOf)));
-  const folders = await Promise.all(outlived.map(folderOf));
+  const kept = new Set(await foldersOf([...places], imagesDir));
+  const folders = await foldersOf(outlived, imagesDir);
   // What has gone meanwhile needs no mark.
   return outlived.filter((_place, at) => folders[at] !== '' && !kept.has(folders[at] as string));
+}
+
+/** Where the files of each are, without symbolic links; '' for what has gone. */
+async function foldersOf(places: readonly string[], imagesDir: string): Promise<string[]> {
+  return await Promise.all(places.map((place) => realpath(join(imagesDir, place)).catch(() => '')));
+}
+
+function isMissing(error: unknown): boolean {
+  return ['ENOENT', 'ENOTDIR'].includes(systemCode(error) ?? '');
 }
 
 /** Of `env/release/arch/type/version`. */
@@ -119,6 +131,13 @@ export function productOf(place: string): string {
 function notThere(name: string): ServerError {
   return new ServerError('NOT_FOUND', `There is no product or version ${JSON.stringify(name)}`, {
     hint: 'name env/release/arch/type or env/release/arch/type/version; lxd-image-server list has them, and fingerprints, which do as well',
+  });
+}
+
+function unreadable(path: string, cause: unknown): ServerError {
+  return new ServerError('DENIED', `Cannot look at ${path}: ${systemText(cause)}`, {
+    hint: 'let the owner of the images folder read it',
+    cause,
   });
 }
 

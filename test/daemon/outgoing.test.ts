@@ -1,11 +1,11 @@
 /** Which versions a name means, and that no name leads elsewhere. */
 import assert from 'node:assert/strict';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
 import { type ImageIndex, indexImages } from '../../src/catalog/images.js';
-import { namedVersions } from '../../src/daemon/outgoing.js';
+import { namedVersions, withLinks } from '../../src/daemon/outgoing.js';
 import { ServerError } from '../../src/errors.js';
 import { librarySite, publishedPaths, splitParts, upload } from '../support/library-site.js';
 import { temporaryFolder } from '../support/temporary.js';
@@ -46,6 +46,18 @@ describe('a name means', () => {
     for (const name of wrong) assert.equal(await found(name, images), 'NOT_FOUND', name);
   });
 
+  test('what cannot be looked at is told, and not taken for missing', async (t) => {
+    const images = await temporaryFolder(t);
+    await mkdir(join(images, 'demo/one/amd64'), { recursive: true });
+    await symlink('default', join(images, product));
+    for (const name of [product, `${product}/20260101`]) {
+      await assert.rejects(namedVersions(name, { index: nothing, imagesDir: images }), {
+        code: 'DENIED',
+        message: `Cannot look at ${name}: symbolic links lead in a circle`,
+      });
+    }
+  });
+
   test('nothing outside the images, whatever it is', async (t) => {
     const root = await temporaryFolder(t);
     const images = join(root, 'images');
@@ -66,6 +78,13 @@ describe('a name means', () => {
       { numRuns: 500 },
     );
   });
+});
+
+test('versions that have gone are no links to each other', async (t) => {
+  const images = ['a', 'b'].map((name) => ({ places: [`${product}/2026010${name}`] }));
+  const index = { ...nothing, images: images as unknown as ImageIndex['images'] };
+  const gone = [`${product}/2026010a`];
+  assert.deepEqual(await withLinks(gone, { index, imagesDir: await temporaryFolder(t) }), gone);
 });
 
 test('what is taken out is told, and none of it where one name is wrong', async (t) => {
