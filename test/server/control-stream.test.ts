@@ -3,49 +3,15 @@ import { once } from 'node:events';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
-import { describe, type TestContext, test } from 'node:test';
+import { describe, test } from 'node:test';
 import fc from 'fast-check';
 import { ServerError } from '../../src/errors.js';
-import {
-  type ControlCall,
-  type ControlCommand,
-  type ControlLimits,
-  createControlServer,
-} from '../../src/server/control.js';
+import type { ControlCall, ControlCommand } from '../../src/server/control.js';
 import { callDaemon, streamType } from '../../src/server/control-client.js';
 import { createCutter, firstLine } from '../../src/server/control-stream.js';
-import { memoryLog } from '../support/memory-log.js';
+import { defer, failure, startControl as start } from '../support/control.js';
 import { source as sourceOf, startModule } from '../support/module.js';
 import { temporaryFolder } from '../support/temporary.js';
-
-async function start(
-  t: TestContext,
-  commands: Record<string, ControlCommand>,
-  limits: Partial<ControlLimits> = {},
-) {
-  const runDir = join(await temporaryFolder(t), 'run');
-  const { log, events } = memoryLog();
-  const server = await createControlServer({ runDir, commands, log, limits });
-  t.after(() => server.close());
-  return { runDir, server, events };
-}
-
-async function failure(calling: Promise<unknown>): Promise<ServerError> {
-  const error = await calling.then(
-    () => assert.fail('The call succeeded'),
-    (thrown: unknown) => thrown,
-  );
-  assert.ok(error instanceof ServerError, String(error));
-  return error;
-}
-
-function defer<T = void>() {
-  let resolve: (value: T) => void = () => {};
-  const promise = new Promise<T>((settle) => {
-    resolve = settle;
-  });
-  return { promise, resolve };
-}
 
 async function* pieces(...given: readonly (string | Uint8Array)[]): AsyncGenerator<Uint8Array> {
   for (const piece of given) yield Buffer.from(piece);

@@ -17,61 +17,21 @@ import { createServer as createHttpServer, request } from 'node:http';
 import { connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
-import { describe, type TestContext, test } from 'node:test';
+import { describe, test } from 'node:test';
 import { errorCodes, ServerError } from '../../src/errors.js';
 import {
   type ControlCall,
   type ControlCommand,
-  type ControlLimits,
-  type ControlServer,
   createControlServer,
 } from '../../src/server/control.js';
 import { callDaemon } from '../../src/server/control-client.js';
 import { kill } from '../support/children.js';
 import { closeAll } from '../support/close-all.js';
-import { type LogEvent, memoryLog } from '../support/memory-log.js';
+import { defer, failure, startControl as start } from '../support/control.js';
+import { memoryLog } from '../support/memory-log.js';
 import { source, startModule } from '../support/module.js';
 import { needs, needsRoot } from '../support/programs.js';
 import { temporaryFolder } from '../support/temporary.js';
-
-interface Started {
-  runDir: string;
-  server: ControlServer;
-  events: LogEvent[];
-}
-
-/** A control server in a folder of its own, closed after the test. */
-async function start(
-  t: TestContext,
-  commands: Record<string, ControlCommand>,
-  limits: Partial<ControlLimits> = {},
-): Promise<Started> {
-  const runDir = join(await temporaryFolder(t), 'run');
-  const { log, events } = memoryLog();
-  const server = await createControlServer({ runDir, commands, log, limits });
-  t.after(() => server.close());
-  return { runDir, server, events };
-}
-
-/** What {@link callDaemon} throws. */
-async function failure(calling: Promise<unknown>): Promise<ServerError> {
-  try {
-    await calling;
-  } catch (error) {
-    assert.ok(error instanceof ServerError, String(error));
-    return error;
-  }
-  return assert.fail('The call succeeded');
-}
-
-/** A promise, and what settles it. */
-function defer<T = void>() {
-  let resolve: (value: T) => void = () => {};
-  const promise = new Promise<T>((settle) => {
-    resolve = settle;
-  });
-  return { promise, resolve };
-}
 
 /** A command that runs until it is told to end. */
 function endless() {
