@@ -345,6 +345,7 @@ END
     await install(other, packages.master);
     await other.run(`curl -sSfk https://127.0.0.1:8443/streams/v1/index.json | grep -q index:1.0`);
     assert.equal((await other.outcome(`test -e ${site}`)).code, 1);
+    await servesWithout(other);
     await other.run(`DEBIAN_FRONTEND=noninteractive dpkg -i ${nginxPackages}/*.deb 2>&1`);
     assert.match(await ask(other, '/streams/v1/index.json'), /index:1\.0/);
     assert.match(await ask(other, '/1.0'), /untrusted/);
@@ -352,6 +353,21 @@ END
     assert.equal(await remains(other), '');
     await other.run('test ! -e /etc/nginx/ssl');
   });
+
+  /** The embedded server, on the port that clients try first, with the lines of the manual; then all is as before. */
+  async function servesWithout(on: DebianHost): Promise<void> {
+    const blocks = codeBlocks(await readProjectFile('debian/doc/configuration.md'));
+    const rights = blocks.find((each) => each.startsWith('# systemctl edit lxd-image-server'));
+    const folder = '/etc/systemd/system/lxd-image-server.service.d';
+    await on.run(`mkdir ${folder} && cat > ${folder}/override.conf <<'END'
+${rights}
+END
+      cp -p ${settings}/config.toml /root/config && sed -i 's/^listen = .*/listen = ":443"/' ${settings}/config.toml
+      systemctl daemon-reload && systemctl restart lxd-image-server`);
+    assert.match(await ask(on, '/streams/v1/index.json'), /index:1\.0/);
+    await on.run(`rm -r ${folder} && cp -p /root/config ${settings}/config.toml
+      systemctl daemon-reload && systemctl restart lxd-image-server`);
+  }
 
   test('a mirror is installed and purged the same way', async () => {
     const before = await hostsFile(other);
